@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Sets up the environment if needed, then runs the study (or, with --test, the tests). `./run_all.sh --help` lists the flags.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+fail() { echo "$*" >&2; exit 1; }
+
+find_python() {
+    local name
+    for name in python3.11 python3.12 python3.13 python3 python; do
+        if command -v "$name" >/dev/null && "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            command -v "$name"
+            return
+        fi
+    done
+    fail "Python 3.11 or newer is needed and none is on the PATH; install it, or create the conda environment of environment.yml."
+}
+
+for argument in "$@"; do
+    case "$argument" in -h | --help) exec "$(find_python)" s2llib/run.py --help ;; esac
+done
+
+# an active virtual or conda environment is used as it is; otherwise .venv is made
+if [ -n "${VIRTUAL_ENV:-}" ]; then
+    home=$VIRTUAL_ENV
+elif [ -n "${CONDA_PREFIX:-}" ] && [ "${CONDA_DEFAULT_ENV:-base}" != base ]; then
+    home=$CONDA_PREFIX
+else
+    home=$PWD/.venv
+    [ -x "$home/bin/python" ] || "$(find_python)" -m venv "$home"
+fi
+python=$home/bin/python
+stamp=$home/.s2llib-$(cat pyproject.toml constraints.txt <(pwd) | cksum | cut -d' ' -f1)
+if [ ! -e "$stamp" ]; then
+    echo "Setting up $home (once, a few minutes) ..." >&2
+    "$python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' || fail "The packages could not be installed; see pip's message above."
+    touch "$stamp"
+fi
+export PATH="$home/bin:$PATH"
+
+for argument in "$@"; do
+    if [ "$argument" = --test ]; then
+        scratch=$(mktemp -d)
+        trap 'rm -rf "$scratch"' EXIT
+        export S2L_PROFILE=tiny S2L_HOME=$scratch/artifacts S2L_FIGURES=$scratch/figures
+        "$python" -m ruff check . && "$python" -m ruff format --check . && "$python" -m pytest --nbval-lax --durations=10
+        exit
+    fi
+done
+
+exec "$python" -m s2llib.run "$@"

@@ -1,0 +1,89 @@
+"""Image folders in the `imagefolder` convention: images beside one `metadata.jsonl`.
+
+Each line has file_name, text (caption), domain and split (`member`, `nonmember`, or the name of a shifted set);
+copies (how often the training set holds the image) is optional.
+"""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from s2llib.data.domain import MEMBER, NONMEMBER, Photos
+from s2llib.params import ParamsError
+
+__all__ = ["check_images", "read_folder", "write_folder"]
+
+METADATA = "metadata.jsonl"
+
+
+def write_folder(folder: Path, rows: list[dict], images: list[Image.Image]) -> None:
+    """Save images as PNG with their metadata; each row holds file_name, text, domain, split and, if not 1, copies."""
+    for row, image in zip(rows, images, strict=True):
+        path = folder / row["file_name"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path, compress_level=1)
+    (folder / METADATA).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_folder(folder: Path) -> dict[str, dict[str, Photos]]:
+    """{domain: {split: Photos}} of an image folder. Raises ParamsError that names the file and the mend."""
+    listing = folder / METADATA
+    if not folder.is_dir():
+        raise ParamsError(f"Image folder {folder} does not exist; set world.folder to a folder that holds {METADATA}.")
+    if not listing.is_file():
+        raise ParamsError(f"Image folder {folder} has no {METADATA}; write one line per image with file_name, text, domain, split.")
+    found: dict = defaultdict(lambda: defaultdict(list))
+    for number, line in enumerate(listing.read_text().splitlines(), 1):
+        if line.strip():
+            row = _row(listing, number, line)
+            found[row["domain"]][row["split"]].append(row)
+    if not found:
+        raise ParamsError(f"{listing} lists no image; write one line per image with file_name, text, domain, split.")
+    return {domain: {split: _photos(folder, rows) for split, rows in splits.items()} for domain, splits in sorted(found.items())}
+
+
+def _row(listing: Path, number: int, line: str) -> dict:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        raise ParamsError(f"{listing}, line {number} is not JSON; each line must be one JSON object.") from None
+    for key in ("file_name", "domain", "split"):
+        if not isinstance(row, dict) or not isinstance(row.get(key), str) or not row[key]:
+            raise ParamsError(f"{listing}, line {number} has no '{key}'; every line needs file_name, text, domain and split.")
+    if not (listing.parent / row["file_name"]).is_file():
+        raise ParamsError(
+            f"{listing}, line {number} names {row['file_name']}, which is not in the folder; remove the line or add the file."
+        )
+    copies = row.get("copies", 1)
+    if not isinstance(copies, int) or copies < 1:
+        raise ParamsError(f"{listing}, line {number}: copies is {copies!r}; it must be a whole number of at least 1.")
+    return row
+
+
+def _photos(folder: Path, rows: list[dict]) -> Photos:
+    return Photos(
+        paths=tuple(folder / row["file_name"] for row in rows),
+        captions=tuple(row.get("text") or f"a photo of {row['domain']}" for row in rows),
+        copies=tuple(row.get("copies", 1) for row in rows),
+    )
+
+
+def check_images(domains: dict[str, dict[str, Photos]]) -> None:
+    """Every image decodes and every domain has at least 2 single-copy members and 2 non-members."""
+    for domain, splits in domains.items():
+        for split in (MEMBER, NONMEMBER):
+            count = len(splits[split].single()) if split in splits else 0
+            if count < 2:
+                raise ParamsError(
+                    f"Domain '{domain}' has {count} {split} image{'' if count == 1 else 's'} that occur once;"
+                    f" an attack needs at least 2: add images with split '{split}' to {METADATA}."
+                )
+        for photos in splits.values():
+            for path in photos.paths:
+                try:
+                    with Image.open(path) as image:
+                        image.load()
+                except (OSError, UnidentifiedImageError, SyntaxError):
+                    raise ParamsError(f"{path} cannot be read as an image; replace it or remove its line from {METADATA}.") from None

@@ -1,0 +1,143 @@
+"""From the `world` parameters to domains, and to the images that a base model is trained on."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from s2llib.data.domain import MEMBER, NONMEMBER, Domain, Photos
+from s2llib.data.folders import check_images, read_folder, write_folder
+from s2llib.data.people import person_name
+from s2llib.data.photographs import olivetti
+from s2llib.data.portraits import STYLES, portrait
+from s2llib.params import ParamsError, World
+from s2llib.store import Store, digest, folder_digest
+
+__all__ = ["auxiliary_images", "domain_names", "load_domains", "training_photos"]
+
+PORTRAITS_VERSION = 1
+OLIVETTI_VERSION = 1
+FOLDER_VERSION = 1
+
+
+def _copies(world: World) -> list[int]:
+    """How often the training set holds each member of a domain: single ones first, then the duplicated share."""
+    duplicated = round(world.duplicated * world.members)
+    return [1] * (world.members - duplicated) + [world.copies[i % len(world.copies)] for i in range(duplicated)]
+
+
+def _portrait_folder(folder: Path, world: World, who: int) -> None:
+    counts = {"member": world.members, "nonmember": world.nonmembers} | dict.fromkeys(STYLES[1:], world.shifted)
+    rows, images = [], []
+    for stream, count in counts.items():
+        for i in range(count):
+            pixels, caption = portrait(world.seed, who, stream, i)
+            row = {"file_name": f"{stream}/{i:04d}.png", "text": caption, "domain": person_name(who), "split": stream}
+            rows.append(row | ({"copies": _copies(world)[i]} if stream == "member" else {}))
+            images.append(Image.fromarray(pixels))
+    write_folder(folder, rows, images)
+
+
+def _olivetti_folder(folder: Path, world: World, who: int) -> None:
+    order = np.random.default_rng([world.seed, who]).permutation(10)
+    splits = {MEMBER: order[: world.members], NONMEMBER: order[world.members : world.members + world.nonmembers]}
+    faces, name = olivetti(world.data_home)[who], person_name(who)
+    rows, images = [], []
+    for split, chosen in splits.items():
+        for i in chosen:
+            rows.append({"file_name": f"{split}/{i}.png", "text": f"a photo of {name}", "domain": name, "split": split})
+            images.append(Image.fromarray(faces[i]))
+    write_folder(folder, rows, images)
+
+
+def _person_inputs(world: World, who: int) -> dict:
+    keys = {"kind", "seed", "members", "nonmembers"}
+    if world.kind == "portraits":
+        keys |= {"shifted", "duplicated", "copies"}
+    return world.model_dump(include=keys) | {"who": who}
+
+
+def _person(world: World, who: int, store: Store) -> Domain:
+    make = _portrait_folder if world.kind == "portraits" else _olivetti_folder
+    version = PORTRAITS_VERSION if world.kind == "portraits" else OLIVETTI_VERSION
+    inputs = _person_inputs(world, who)
+    folder = store.get("domain", version, inputs, lambda new: make(new, world, who))
+    ((name, splits),) = read_folder(folder).items()
+    return Domain(name, splits, digest([version, inputs]), world.instance, world.condition)
+
+
+def _folder_domains(world: World, store: Store) -> list[Domain]:
+    folder = Path(world.folder).expanduser()
+    found = read_folder(folder)
+    content = folder_digest(folder)
+    # decoding every image once per content is enough
+    store.get("folder_check", FOLDER_VERSION, {"content": content}, lambda new: check_images(found))
+    return [Domain(name, splits, digest([content, name]), world.instance, world.condition) for name, splits in found.items()]
+
+
+def _known_names(world: World) -> list[str]:
+    if world.kind == "folder":
+        return list(read_folder(Path(world.folder).expanduser()))
+    return [person_name(i) for i in range(world.people)]
+
+
+def domain_names(world: World) -> list[str]:
+    """Names of the attacked domains: the first N, or those listed. Raises ParamsError for a name the world lacks."""
+    known = _known_names(world)
+    wanted = known[: world.domains] if isinstance(world.domains, int) else world.domains
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise ParamsError(f"world.domains: unknown domain '{unknown[0]}'; known: {', '.join(known)}.")
+    if not wanted:
+        raise ParamsError("world.domains is empty; name at least one domain or give their number.")
+    return wanted
+
+
+def _checked(world: World) -> None:
+    if world.kind == "olivetti":
+        if world.people > 40 or world.members + world.nonmembers > 10:
+            raise ParamsError("world: Olivetti has 40 people of 10 photographs; lower people, or members + nonmembers to 10.")
+        if world.shifted or world.duplicated:
+            raise ParamsError("world: Olivetti has no shifted set and no duplicates; set shifted and duplicated to 0.")
+
+
+def load_domains(world: World, store: Store) -> list[Domain]:
+    """The attacked domains of a world, in order."""
+    _checked(world)
+    names = domain_names(world)
+    if world.kind == "folder":
+        found = {domain.name: domain for domain in _folder_domains(world, store)}
+        return [found[name] for name in names]
+    everybody = _known_names(world)
+    return [_person(world, everybody.index(name), store) for name in names]
+
+
+def training_photos(world: World, store: Store) -> dict[str, Photos]:
+    """What the base model trains on: the members of all people, and of bystanders, who are never attacked."""
+    _checked(world)
+    people = [_person(world, who, store) for who in range(world.people + world.bystanders)]
+    return {person.name: person.splits[MEMBER] for person in people}
+
+
+def auxiliary_images(world: World, per_person: int, store: Store) -> tuple[np.ndarray, list[str], np.ndarray]:
+    """What VAE and CLIP train on: (pixels [n, 64, 64, 3] uint8, captions, person of each [n]).
+
+    Portraits: images of their own stream, in no split, a sixth of them in each shifted style. Olivetti: the members
+    (ten photographs a person leave no others), which the trainers augment.
+    """
+    if world.kind == "olivetti":
+        members = training_photos(world, store).values()
+        pixels = torch.cat([photos.pixels(64) for photos in members]).permute(0, 2, 3, 1)
+        captions = [text for photos in members for text in photos.captions]
+        return (pixels.numpy() * 255).round().astype(np.uint8), captions, np.repeat(np.arange(world.people), world.members)
+    pairs = [(who, i) for who in range(world.people + world.bystanders) for i in range(per_person)]
+    drawn = [portrait(world.seed, who, _auxiliary_stream(i), _AUXILIARY_OFFSET + i) for who, i in pairs]
+    return np.stack([pixels for pixels, _ in drawn]), [text for _, text in drawn], np.array([who for who, _ in pairs])
+
+
+_AUXILIARY_OFFSET = 1_000_000  # far from every index that a split uses
+
+
+def _auxiliary_stream(i: int) -> str:
+    return {0: "studio", 3: "street"}.get(i % 6, "auxiliary")

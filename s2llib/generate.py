@@ -1,0 +1,55 @@
+"""Sampling from a pipeline, and the self-generated private-domain (SP) set of Shake-to-Leak."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from s2llib.data.domain import Photos
+from s2llib.data.folders import read_folder, write_folder
+from s2llib.loop import generator
+from s2llib.params import SP
+
+__all__ = ["SP_VERSION", "draw_prompts", "read_generated", "sample", "write_generated"]
+
+SP_VERSION = 1
+
+
+def sample(pipeline, prompts: list[str], seed: int, steps: int, guidance: float, negative: str = "", batch: int = 64) -> np.ndarray:
+    """One image per prompt with classifier-free guidance: [n, h, w, 3] uint8.
+
+    Image i depends on (seed, i, its prompt) alone, not on the batch it is drawn in.
+    """
+    images = []
+    for start in range(0, len(prompts), batch):
+        chunk = prompts[start : start + batch]
+        drawn = pipeline(
+            chunk,
+            negative_prompt=[negative] * len(chunk),
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=[generator(seed, start + i) for i in range(len(chunk))],
+            output_type="np",
+        ).images
+        images.append((drawn * 255).round().astype(np.uint8))
+    return np.concatenate(images)
+
+
+def draw_prompts(name: str, count: int, p: SP, seed: int) -> list[str]:
+    """A prompt for every image, its template drawn anew each time (S2L's code drew one per domain)."""
+    weights = torch.tensor([template.weight for template in p.templates])
+    which = torch.multinomial(weights, count, replacement=True, generator=generator(seed, 0)).tolist()
+    return [p.templates[i].text.format(name=name) + (f", {p.suffix}" if p.suffix else "") for i in which]
+
+
+def write_generated(folder: Path, images: np.ndarray, prompts: list[str], name: str) -> None:
+    """Generated images as an image folder: the caption is the prompt, the split `generated`."""
+    rows = [{"file_name": f"{i:05d}.png", "text": text, "domain": name, "split": "generated"} for i, text in enumerate(prompts)]
+    write_folder(folder, rows, [Image.fromarray(image) for image in images])
+
+
+def read_generated(folder: Path) -> Photos:
+    """The images that `write_generated` saved."""
+    ((_, splits),) = read_folder(folder).items()
+    return splits["generated"]

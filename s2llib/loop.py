@@ -1,0 +1,108 @@
+"""The one training loop: base models and every fine-tuning recipe run through it.
+
+All randomness of step i comes from a generator seeded by (seed, i), so a run that is interrupted and resumed from
+a checkpoint makes exactly the steps of one that was not.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from s2llib.progress import track
+
+__all__ = ["generator", "train"]
+
+CHECKPOINT_SECONDS = 60
+
+
+def generator(*seeds: int) -> torch.Generator:
+    """A CPU generator for a tuple of non-negative integers: independent streams for different tuples."""
+    state = np.random.SeedSequence(seeds).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
+
+
+def train(
+    parameters: list[Tensor],
+    loss: Callable[[int, torch.Generator], Tensor],
+    *,
+    steps: int,
+    lr: float,
+    seed: int,
+    what: str,
+    warmup: int = 0,
+    cosine: bool = False,
+    weight_decay: float = 0.01,
+    ema: float = 0.0,
+    checkpoint: Path | None = None,
+) -> list[float]:
+    """Minimise loss(step, generator) over `parameters` with AdamW; returns the loss of every step.
+
+    lr: reached after `warmup` linear steps, then constant, or falling to 0 along a cosine. ema: if above 0, the
+    parameters end as their exponential moving average (its decay warms up as (1+i)/(10+i)). checkpoint: a folder
+    to resume from and to save to once a minute.
+    """
+    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+    average = [p.detach().clone() for p in parameters] if ema else []
+    first, losses = _resume(checkpoint, parameters, average, optimizer)
+    saved = time.monotonic()
+    for step in track(range(first, steps), what):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * _schedule(step, steps, warmup, cosine)
+        value = loss(step, generator(seed, step))
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        losses.append(value.item())
+        for shadow, p in zip(average, parameters, strict=False):
+            shadow.lerp_(p.detach(), 1 - min(ema, (1 + step) / (10 + step)))
+        if checkpoint and time.monotonic() - saved > CHECKPOINT_SECONDS:
+            _save(checkpoint, step + 1, losses, parameters, average, optimizer)
+            saved = time.monotonic()
+    for shadow, p in zip(average, parameters, strict=False):
+        p.data.copy_(shadow)
+    return losses
+
+
+def _schedule(step: int, steps: int, warmup: int, cosine: bool) -> float:
+    rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    return rise * (0.5 * (1 + np.cos(np.pi * step / steps)) if cosine else 1.0)
+
+
+def _save(folder: Path, step: int, losses: list, parameters: list, average: list, optimizer) -> None:
+    tensors = {f"parameter.{i}": p.detach().contiguous() for i, p in enumerate(parameters)}
+    tensors |= {f"average.{i}": p.contiguous() for i, p in enumerate(average)}
+    for i, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"state.{i}.{name}": value.contiguous() for name, value in state.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    new = folder / ".new.safetensors"
+    save_file(tensors, new, metadata={"step": str(step), "losses": json.dumps(losses)})
+    os.replace(new, folder / "checkpoint.safetensors")
+
+
+def _resume(folder: Path | None, parameters: list, average: list, optimizer) -> tuple[int, list]:
+    """Restore a checkpoint in place; (0, []) if there is none."""
+    path = folder / "checkpoint.safetensors" if folder else None
+    if path is None or not path.is_file():
+        return 0, []
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    for name, targets in (("parameter", parameters), ("average", average)):
+        for i, target in enumerate(targets):
+            target.data.copy_(tensors[f"{name}.{i}"])
+    state = {
+        i: {key: tensors[f"state.{i}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"state.{i}.{key}" in tensors}
+        for i in range(len(parameters))
+    }
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": {i: s for i, s in state.items() if s}})
+    return int(metadata["step"]), json.loads(metadata["losses"])

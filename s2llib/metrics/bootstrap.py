@@ -1,0 +1,95 @@
+"""Hierarchical bootstrap of domain-averaged membership metrics: resample domains, then images within each.
+
+All values of a table share one set of resamples, so the interval of a change against the pre-trained model is
+that of a paired difference.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from s2llib.metrics.roc import pair_order, tpr_at_fpr
+
+__all__ = ["Estimate", "HierarchicalBootstrap", "Scores"]
+
+POOL_BELOW = 100  # non-members in a domain: with fewer, TPR@1%FPR is computed on scores pooled over domains
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Membership scores of one method. members, nonmembers: per domain [seeds, n], a row for each fine-tuning seed."""
+
+    members: list[np.ndarray]
+    nonmembers: list[np.ndarray]
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        return [(m.shape[1], n.shape[1]) for m, n in zip(self.members, self.nonmembers, strict=True)]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with the replicates of its bootstrap [b]."""
+
+    value: float
+    replicates: np.ndarray
+
+    def __sub__(self, other: "Estimate") -> "Estimate":
+        return Estimate(self.value - other.value, self.replicates - other.replicates)
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Percentile interval."""
+        low, high = np.quantile(self.replicates, [(1 - level) / 2, (1 + level) / 2])
+        return float(low), float(high)
+
+
+class HierarchicalBootstrap:
+    """Resamples for domains with the given (members, nonmembers) sizes; the same seed gives the same resamples."""
+
+    def __init__(self, sizes: list[tuple[int, int]], replicates: int, seed: int):
+        rng = np.random.default_rng(seed)
+        self.sizes, self.replicates = sizes, replicates
+        chosen = rng.integers(len(sizes), size=(replicates, len(sizes)))
+        self.rows = [np.nonzero(chosen == d)[0] for d in range(len(sizes))]  # replicate of each draw of domain d
+        self.weights = [
+            tuple(rng.multinomial(n, np.full(n, 1 / n), size=len(rows)).astype(np.float64) for n in pair)
+            for rows, pair in zip(self.rows, sizes, strict=True)
+        ]
+
+    def auc(self, scores: Scores) -> Estimate:
+        """AUC per domain, averaged over fine-tuning seeds, then over domains."""
+        value, total = 0.0, np.zeros(self.replicates)
+        for d, (m, n) in enumerate(zip(scores.members, scores.nonmembers, strict=True)):
+            order = np.mean([pair_order(a, b) for a, b in zip(m, n, strict=True)], axis=0)
+            wm, wn = self.weights[d]
+            np.add.at(total, self.rows[d], ((wm @ order) * wn).sum(1) / order.size)
+            value += order.mean() / len(self.sizes)
+        return Estimate(float(value), total / len(self.sizes))
+
+    def pooled(self) -> bool:
+        """Whether TPR@1%FPR is computed on scores pooled over domains."""
+        return min(n for _, n in self.sizes) < POOL_BELOW
+
+    def tpr(self, scores: Scores, fpr: float = 0.01) -> Estimate:
+        """TPR at an FPR of at most `fpr`: per domain and averaged, or on pooled scores where domains are small."""
+        seeds = range(min(len(m) for m in scores.members))
+        parts = [self._tpr(scores, seed, fpr) for seed in seeds]
+        return Estimate(np.mean([p.value for p in parts]).item(), np.mean([p.replicates for p in parts], axis=0))
+
+    def _tpr(self, scores: Scores, seed: int, fpr: float) -> Estimate:
+        m, n = [x[seed] for x in scores.members], [x[seed] for x in scores.nonmembers]
+        if self.pooled():
+            wm, wn = (np.concatenate([self._per_replicate(d, side) for d in range(len(m))], axis=1) for side in (0, 1))
+            m, n = np.concatenate(m), np.concatenate(n)
+            return Estimate(float(tpr_at_fpr(m, n, fpr)), tpr_at_fpr(m, n, fpr, wm, wn))
+        value, total = 0.0, np.zeros(self.replicates)
+        for d, rows in enumerate(self.rows):
+            value += float(tpr_at_fpr(m[d], n[d], fpr)) / len(m)
+            np.add.at(total, rows, tpr_at_fpr(m[d], n[d], fpr, *self.weights[d]) / len(m))
+        return Estimate(value, total)
+
+    def _per_replicate(self, d: int, side: int) -> np.ndarray:
+        """[replicates, images]: how often each image of domain d is drawn in each replicate."""
+        counts = np.zeros((self.replicates, self.sizes[d][side]))
+        np.add.at(counts, self.rows[d], self.weights[d][side])
+        return counts

@@ -1,0 +1,125 @@
+"""The base model of a profile: a folder that the user names, or the mini Stable Diffusion trained stage by stage."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPModel, CLIPTokenizer
+
+from s2llib.data.worlds import auxiliary_images, training_photos
+from s2llib.models import mini
+from s2llib.models.pipeline import base_folder
+from s2llib.params import Params
+from s2llib.store import Store, digest, folder_digest
+
+__all__ = ["base_key", "base_model"]
+
+VAE_VERSION = 1
+CLIP_VERSION = 1
+UNET_VERSION = 1
+BASE_VERSION = 1
+
+
+def _auxiliary_inputs(p: Params) -> dict:
+    keys = {"kind", "seed", "people", "bystanders"} | ({"members", "nonmembers"} if p.world.kind == "olivetti" else set())
+    return {"world": p.world.model_dump(include=keys), "auxiliary": p.base.auxiliary, "seed": p.seed}
+
+
+def _training_inputs(p: Params) -> dict:
+    keys = {"kind", "seed", "people", "bystanders", "members", "duplicated", "copies"}
+    return {"world": p.world.model_dump(include=keys), "nonmembers": p.world.nonmembers if p.world.kind == "olivetti" else 0}
+
+
+def _inputs(p: Params) -> dict[str, dict]:
+    """What each stage of pre-training depends on."""
+    auxiliary = _auxiliary_inputs(p)
+    vae = auxiliary | {"vae": p.base.vae.model_dump(), "version": VAE_VERSION}
+    clip = auxiliary | {"clip": p.base.clip.model_dump(), "version": CLIP_VERSION}
+    unet = {"vae": vae, "clip": clip, "training": _training_inputs(p), "unet": p.base.unet.model_dump(), "version": UNET_VERSION}
+    return {"vae": vae, "clip": clip, "unet": unet}
+
+
+def base_key(p: Params) -> str:
+    """What the base model is addressed by: its files' content, or everything its training depends on."""
+    folder = base_folder(p)
+    return folder_digest(folder) if folder else digest(_inputs(p)["unet"])
+
+
+def base_model(p: Params, store: Store) -> Path:
+    """The folder of the base pipeline (beside its parts, a trained one has `clip/` and `training.json`)."""
+    folder = base_folder(p)
+    if folder:
+        return folder
+    return store.get("base", BASE_VERSION, _inputs(p)["unet"], lambda new: _assemble(p, store, new))
+
+
+def _assemble(p: Params, store: Store, new: Path) -> None:
+    inputs = _inputs(p)
+    images: list = []  # drawn once, if any stage needs them
+
+    def auxiliary():
+        return images or images.extend(auxiliary_images(p.world, p.base.auxiliary, store)) or images
+
+    augment = p.world.kind == "olivetti"
+    vae_at = store.get("base_vae", VAE_VERSION, inputs["vae"], lambda to: _vae(p, store, inputs["vae"], auxiliary(), augment, to))
+    clip_at = store.get("base_clip", CLIP_VERSION, inputs["clip"], lambda to: _clip(p, store, inputs["clip"], auxiliary(), augment, to))
+    unet_at = store.get("base_unet", UNET_VERSION, inputs["unet"], lambda to: _unet(p, store, inputs["unet"], vae_at, clip_at, to))
+    clip = CLIPModel.from_pretrained(clip_at / "clip")
+    pipeline = mini.assemble(
+        AutoencoderKL.from_pretrained(vae_at / "vae"),
+        mini.text_encoder(clip),
+        CLIPTokenizer.from_pretrained(clip_at / "tokenizer"),
+        UNet2DConditionModel.from_pretrained(unet_at / "unet"),
+    )
+    pipeline.save_pretrained(new)
+    clip.save_pretrained(new / "clip")
+    report = {
+        stage: json.loads((at / "training.json").read_text()) for stage, at in (("vae", vae_at), ("clip", clip_at), ("unet", unet_at))
+    }
+    (new / "training.json").write_text(json.dumps(report, indent=1))
+
+
+def _report(folder: Path, losses: list[float], **metrics) -> None:
+    smooth = [float(np.mean(part)) for part in np.array_split(losses, min(50, len(losses)))]
+    (folder / "training.json").write_text(json.dumps({"steps": len(losses), "loss": smooth, **metrics}))
+
+
+def _vae(p: Params, store: Store, inputs: dict, auxiliary, augment: bool, to: Path) -> None:
+    images, _, _ = auxiliary
+    vae, losses = mini.train_vae(images, p.base.vae, p.seed, augment, store.scratch("base_vae", VAE_VERSION, inputs))
+    vae.save_pretrained(to / "vae")
+    x = torch.from_numpy(images[:: max(1, len(images) // 200)]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        error = F.mse_loss(vae.decode(vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1), x).sqrt().item() / 2
+    _report(to, losses, rms_error=error)
+
+
+def _clip(p: Params, store: Store, inputs: dict, auxiliary, augment: bool, to: Path) -> None:
+    images, captions, _ = auxiliary
+    tokenizer = mini.build_tokenizer(to / "tokenizer")
+    bare = [text.split(",")[0] for text in captions]
+    at = store.scratch("base_clip", CLIP_VERSION, inputs)
+    clip, losses = mini.train_clip(images, captions, bare, tokenizer, p.base.clip, p.seed, augment, at)
+    clip.save_pretrained(to / "clip")
+    _report(to, losses)
+
+
+def _unet(p: Params, store: Store, inputs: dict, vae_at: Path, clip_at: Path, to: Path) -> None:
+    vae = AutoencoderKL.from_pretrained(vae_at / "vae")
+    encoder = mini.text_encoder(CLIPModel.from_pretrained(clip_at / "clip")).requires_grad_(False)
+    tokenizer = CLIPTokenizer.from_pretrained(clip_at / "tokenizer")
+    photos = training_photos(p.world, store)
+    with torch.no_grad():
+        z = [vae.encode(x * 2 - 1).latent_dist.mode() for some in photos.values() for x in some.batches(64, 256)]
+    unet, losses = mini.train_unet(
+        torch.cat(z) * vae.config.scaling_factor,
+        [text for some in photos.values() for text in some.captions],
+        [name for name, some in photos.items() for _ in some.captions],
+        [n for some in photos.values() for n in some.copies],
+        encoder, tokenizer, p.base.unet, p.seed, store.scratch("base_unet", UNET_VERSION, inputs),
+    )  # fmt: skip
+    unet.save_pretrained(to / "unet")
+    _report(to, losses)

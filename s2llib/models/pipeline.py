@@ -1,0 +1,81 @@
+"""Loading pipelines: a diffusers folder in, a `StableDiffusionPipeline` in float32 out. Safetensors only."""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+
+from s2llib.params import Params, ParamsError
+
+__all__ = ["check_folder", "load_pipeline", "pick_device"]
+
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+
+
+def pick_device(wanted: str) -> torch.device:
+    """`auto` is the GPU where there is one."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ParamsError("device is 'cuda' but no GPU is visible; set device to 'auto' or 'cpu'.")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def check_folder(folder: Path) -> None:
+    """Raises ParamsError unless the folder is a Stable Diffusion pipeline with safetensors weights."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise ParamsError(
+            f"base.path: {folder} is no diffusers pipeline (it has no model_index.json); save one there with save_pretrained."
+        )
+    try:
+        parts = json.loads(index.read_text())
+    except json.JSONDecodeError:
+        raise ParamsError(f"base.path: {index} is not JSON; save the pipeline again with save_pretrained.") from None
+    if parts.get("_class_name") != "StableDiffusionPipeline":
+        raise ParamsError(f"base.path: {folder} holds a {parts.get('_class_name')}; a StableDiffusionPipeline is needed.")
+    for part in PARTS:
+        if not parts.get(part, [None])[0] or not (folder / part).is_dir():
+            raise ParamsError(f"base.path: {folder} has no {part}; a Stable Diffusion pipeline needs {', '.join(PARTS)}.")
+    for part in PARTS[:3]:
+        if not list((folder / part).glob("*.safetensors")):
+            raise ParamsError(f"base.path: {folder / part} has no .safetensors weights; convert them (pickled weights are never loaded).")
+
+
+def _quiet() -> None:
+    """No bars and notes from the libraries: a study loads hundreds of models."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+
+
+def load_pipeline(folder: Path):
+    """The pipeline of a folder, in float32, evaluation mode, no gradients, no network."""
+    from diffusers import StableDiffusionPipeline
+
+    _quiet()
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.set_progress_bar_config(disable=True)
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        part.eval().requires_grad_(False)
+    pipeline.unet.to(memory_format=torch.channels_last)
+    return pipeline
+
+
+def base_folder(params: Params) -> Path | None:
+    """Where a base model that is not trained here lies; downloads it only if `base.hub` asks for that."""
+    if params.base.trained_here:
+        return None
+    if params.base.hub:
+        from huggingface_hub import snapshot_download
+
+        patterns = ["*.json", "*.txt", "*/*.safetensors"]
+        return Path(snapshot_download(params.base.hub, allow_patterns=patterns, ignore_patterns=["*.fp16.*", "*non_ema*"]))
+    path = Path(os.path.expanduser(params.base.path))
+    root = Path(__file__).resolve().parents[2]
+    return path if path.is_absolute() or path.exists() else root / path

@@ -1,0 +1,294 @@
+"""Typed parameters: a profile file becomes one frozen object, or one sentence that says what is wrong.
+
+`params/NAME.yaml` may start from another profile (`extends: lab`) and change some of its keys.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+__all__ = ["Params", "ParamsError", "load_params", "profiles"]
+
+PARAMS_DIR = Path(__file__).resolve().parent.parent / "params"
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Timestep = Annotated[int, Field(ge=0, le=999)]
+
+
+class ParamsError(ValueError):
+    """A parameter that cannot be used; the message names the key and what is allowed."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Template(Section):
+    """One prompt template and the probability with which it is drawn."""
+
+    text: str
+    weight: Rate
+
+    @model_validator(mode="after")
+    def _has_name(self):
+        if "{name}" not in self.text:
+            raise ValueError("a template must contain {name}")
+        return self
+
+
+class World(Section):
+    """Whose images there are, and how many of each kind a domain has."""
+
+    kind: Literal["portraits", "olivetti", "folder"]
+    seed: Count = 0
+    people: Positive = 40
+    bystanders: Count = 0
+    domains: Positive | list[str] = 40
+    members: Annotated[int, Field(ge=2)] = 40
+    nonmembers: Annotated[int, Field(ge=2)] = 32
+    shifted: Count = 32
+    duplicated: Share = 0.2
+    copies: list[Annotated[int, Field(ge=2)]] = [2, 4, 8]
+    folder: str | None = None
+    data_home: str | None = None
+    instance: str = "photo of {name}"
+    condition: str = "a photo of {name}"
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.kind == "folder" and not self.folder:
+            raise ValueError("kind is 'folder' but `folder` names no image folder")
+        if isinstance(self.domains, int) and self.kind == "portraits" and self.domains > self.people:
+            raise ValueError(f"domains is {self.domains} but only {self.people} people are in the training set")
+        if self.kind == "portraits" and self.people + self.bystanders > 1600:
+            raise ValueError("people + bystanders must be at most 1600: names run out")
+        if self.kind == "portraits" and self.members - round(self.duplicated * self.members) < 2:
+            raise ValueError("duplicated leaves fewer than 2 single-copy members; lower it or raise members")
+        if not all("{name}" in text for text in (self.instance, self.condition)):
+            raise ValueError("instance and condition must contain {name}")
+        return self
+
+
+class VAE(Section):
+    channels: list[Positive] = [32, 64, 64]
+    steps: Positive = 1200
+    batch: Positive = 24
+    lr: Rate = 1e-3
+    kl: Annotated[float, Field(ge=0)] = 1e-4
+
+
+class CLIP(Section):
+    width: Positive = 128
+    text_layers: Positive = 2
+    image_width: Positive = 128
+    image_layers: Positive = 3
+    patch: Positive = 8
+    steps: Positive = 600
+    batch: Annotated[int, Field(ge=2)] = 128
+    lr: Rate = 1e-3
+
+
+class UNet(Section):
+    channels: list[Positive] = [48, 96, 128]
+    layers: Positive = 1
+    head_dim: Positive = 16
+    epochs: Positive = 40
+    batch: Positive = 64
+    lr: Rate = 5e-4
+    ema: Share = 0.995
+    full_caption: Share = 0.5
+    empty_prompt: Share = 0.1
+
+    @model_validator(mode="after")
+    def _shares(self):
+        if self.full_caption + self.empty_prompt > 1:
+            raise ValueError("full_caption + empty_prompt must be at most 1")
+        return self
+
+
+class Base(Section):
+    """The model under attack: a diffusers folder (`path`), a hub model (`hub`), or one trained here."""
+
+    path: str | None = None
+    hub: str | None = None
+    retrain: bool = False
+    auxiliary: Positive = 100
+    vae: VAE = VAE()
+    clip: CLIP = CLIP()
+    unet: UNet = UNet()
+
+    @model_validator(mode="after")
+    def _one_source(self):
+        if self.path and self.hub:
+            raise ValueError("give `path` or `hub`, not both")
+        return self
+
+    @property
+    def trained_here(self) -> bool:
+        return self.retrain or not (self.path or self.hub)
+
+
+class SP(Section):
+    """The self-generated private-domain images (S2L, section 4.1)."""
+
+    images: Positive = 48
+    steps: Positive = 25
+    guidance: Annotated[float, Field(ge=0)] = 3.0
+    templates: list[Template] = [Template(text="photo of {name}", weight=0.7), Template(text="face of {name}", weight=0.3)]
+    suffix: str = ""
+    negative: str = ""
+    batch: Positive = 64
+
+
+class Recipe(Section):
+    """How long and how fast one method trains."""
+
+    steps: Positive = 150
+    batch: Positive = 8
+    lr: Rate = 1e-4
+    warmup: Count = 0
+    prior_weight: Annotated[float, Field(ge=0)] = 0.0
+    prior_images: Positive = 48
+
+
+class LoRA(Recipe):
+    rank: Positive = 8
+    alpha: Positive = 32
+
+
+class Finetune(Section):
+    methods: list[str] = ["dreambooth", "lora", "dreambooth_lora"]
+    seeds: list[Count] = [0]
+    dreambooth: Recipe = Recipe()
+    lora: LoRA = LoRA()
+    dreambooth_lora: LoRA = LoRA()
+
+
+class SecMI(Section):
+    k: Positive = 10
+    t: Positive = 140
+
+    @model_validator(mode="after")
+    def _whole_steps(self):
+        if self.t % self.k:
+            raise ValueError(f"k is {self.k} and t is {self.t}; t must be a multiple of k")
+        if self.t + self.k > 999:
+            raise ValueError("t + k must be at most 999")
+        return self
+
+
+class AtTimestep(Section):
+    t: Timestep = 100
+
+
+class Loss(Section):
+    timesteps: Annotated[list[Timestep], Field(min_length=1)] = [50, 100, 200, 300, 400]
+    draws: Positive = 1
+
+
+class Sweep(Section):
+    """Attack score against its timestep, before and after (a figure, and how t is calibrated)."""
+
+    timesteps: list[Timestep] = [20, 50, 100, 200, 300, 400]
+    secmi_k: list[Positive] = [10]
+    methods: list[str] = ["dreambooth"]
+    domains: Positive = 4
+
+
+class Attacks(Section):
+    names: list[Literal["secmi", "pia", "pian", "loss", "sima"]] = ["secmi", "pia", "pian", "loss", "sima"]
+    caption: bool = False
+    batch: Positive = 128
+    secmi: SecMI = SecMI()
+    pia: AtTimestep = AtTimestep(t=200)
+    pian: AtTimestep = AtTimestep(t=200)
+    sima: AtTimestep = AtTimestep(t=100)
+    loss: Loss = Loss()
+    sweep: Sweep = Sweep()
+
+
+class Statistics(Section):
+    bootstrap: Annotated[int, Field(ge=100)] = 2000
+    level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    blind_folds: Annotated[int, Field(ge=2)] = 5
+
+
+class Params(Section):
+    profile: str
+    seed: Count = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    world: World
+    base: Base = Base()
+    sp: SP = SP()
+    finetune: Finetune = Finetune()
+    attacks: Attacks = Attacks()
+    statistics: Statistics = Statistics()
+
+
+def profiles() -> list[str]:
+    return sorted(path.stem for path in PARAMS_DIR.glob("*.yaml"))
+
+
+def _read(profile: str) -> dict:
+    path = PARAMS_DIR / f"{profile}.yaml"
+    if not path.is_file():
+        raise ParamsError(f"Unknown profile '{profile}': there is no {path.name} in params/; known: {', '.join(profiles())}.")
+    try:
+        own = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ParamsError(f"params/{path.name} is not YAML: {' '.join(str(error).split())}") from None
+    parent = own.pop("extends", None)
+    return _merged(_read(parent), own) if parent else own
+
+
+def _merged(old: dict, new: dict) -> dict:
+    both = {
+        key: _merged(old[key], value) if isinstance(value, dict) and isinstance(old.get(key), dict) else value for key, value in new.items()
+    }
+    return {**old, **both}
+
+
+def _nested(key: str, value: object) -> dict:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def _sentence(source: str, error: ValidationError) -> str:
+    """The first complaint of pydantic as one sentence: file, key, value, what is allowed."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "the whole"
+    where = f"{source}: {key}"
+    if first["type"] == "extra_forbidden":
+        section: type[BaseModel] | None = Params
+        for part in first["loc"][:-1]:
+            field = section.model_fields.get(str(part)) if section else None
+            kind = field.annotation if field else None
+            section = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+        known = f"; known here: {', '.join(section.model_fields)}" if section else ""
+        return f"{where} is not a known key{known}."
+    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "it must be")
+    value = first.get("input")
+    shown = f" is {value!r}" if isinstance(value, (str, int, float, bool, list)) else ""
+    return f"{where}{shown}; {message}."
+
+
+def load_params(profile: str | None = None, overrides: dict | None = None) -> Params:
+    """The parameters of a profile, `$S2L_PROFILE` or `lab` by default, with overrides such as {"sp.images": 96}.
+
+    Raises ParamsError with the key's name and what is allowed.
+    """
+    profile = profile or os.environ.get("S2L_PROFILE") or "lab"
+    raw = _read(profile)
+    for key, value in (overrides or {}).items():
+        raw = _merged(raw, _nested(key, value))
+    try:
+        return Params.model_validate({**raw, "profile": profile})
+    except ValidationError as error:
+        raise ParamsError(_sentence(f"params/{profile}.yaml", error)) from None

@@ -1,0 +1,156 @@
+"""From membership scores to the tables of Shake-to-Leak: values, paired changes, intervals, the blind baseline."""
+
+import json
+
+import numpy as np
+import pandas as pd
+
+from s2llib.attacks import TITLES
+from s2llib.data.domain import MEMBER, NONMEMBER
+from s2llib.finetune.methods import METHODS
+from s2llib.metrics.bootstrap import Estimate, HierarchicalBootstrap, Scores
+from s2llib.params import Statistics
+from s2llib.report.paper import MIXSYN_CLEAN, S2L_BEST_GAIN
+from s2llib.study import PRETRAINED
+
+__all__ = ["collect", "membership_table", "method_title", "printed_membership", "protocols", "sweep_table"]
+
+METRICS = {"auc": "AUC", "tpr": "TPR@1%FPR"}
+
+
+def method_title(method: str) -> str:
+    if method in METHODS:
+        return METHODS[method].title
+    return {PRETRAINED: "Pre-trained"}.get(method, method)
+
+
+def protocols(frame: pd.DataFrame) -> dict[str, str]:
+    """{protocol: split of its non-members}, the iid one first."""
+    shifted = [split for split in frame["split"].unique() if split not in (MEMBER, NONMEMBER)]
+    return {"iid": NONMEMBER} | {f"shifted ({split})": split for split in shifted}
+
+
+def collect(frame: pd.DataFrame) -> dict[tuple[str, str], list[np.ndarray]]:
+    """{(method, split): per domain [seeds, images]} of the scores of one attack at one setting."""
+    found: dict = {}
+    for (method, split, _), part in frame.groupby(["method", "split", "domain"], sort=False):
+        wide = part.pivot(index="seed", columns="image", values="score")
+        found.setdefault((method, split), []).append(wide.to_numpy())
+    return found
+
+
+def _estimates(found: dict, method: str, split: str, bootstrap: HierarchicalBootstrap) -> dict[str, Estimate]:
+    scores = Scores(found[method, MEMBER], found[method, split])
+    return {"auc": bootstrap.auc(scores), "tpr": bootstrap.tpr(scores)}
+
+
+def _row(value: Estimate, base: Estimate | None, level: float) -> dict:
+    low, high = value.interval(level)
+    row = {"value": value.value, "low": low, "high": high}
+    if base is not None:
+        change = value - base
+        low, high = change.interval(level)
+        row |= {"delta": change.value, "delta_low": low, "delta_high": high}
+    return row
+
+
+def _bootstrap(found: dict, method: str, split: str, p: Statistics) -> HierarchicalBootstrap:
+    return HierarchicalBootstrap(Scores(found[method, MEMBER], found[method, split]).sizes, p.bootstrap, seed=0)
+
+
+def membership_table(scores: pd.DataFrame, blind: pd.DataFrame, p: Statistics) -> pd.DataFrame:
+    """Tidy table of AUC and TPR@1%FPR: method x attack x protocol, with the change against the pre-trained model.
+
+    A last row for each attack and protocol, `largest change`, is the best method's change in AUC, which S2L reports.
+    """
+    rows = []
+    for attack, part in scores.groupby("attack", sort=False):
+        found = collect(part)
+        methods = list(dict.fromkeys(method for method, _ in found))
+        for protocol, split in protocols(part).items():
+            bootstrap = _bootstrap(found, PRETRAINED, split, p)
+            base = _estimates(found, PRETRAINED, split, bootstrap)
+            mine = []
+            for method in methods:
+                estimates = _estimates(found, method, split, bootstrap)
+                for i, (metric, estimate) in enumerate(estimates.items()):
+                    reference = MIXSYN_CLEAN.get((method, attack), (None, None))[i]
+                    row = {"method": method, "attack": attack, "protocol": protocol, "metric": METRICS[metric]}
+                    row |= _row(estimate, None if method == PRETRAINED else base[metric], p.level)
+                    mine.append(row | {"seeds": len(found[method, MEMBER][0]), "mixsyn_table1": reference})
+            rows += mine + _largest_change(mine, attack, protocol)
+    rows += _blind_rows(blind, p)
+    table = pd.DataFrame(rows).assign(domains=scores["domain"].nunique())
+    first = ["method", "attack", "protocol", "metric", "value", "low", "high", "delta", "delta_low", "delta_high"]
+    return table[[*first, "domains", "seeds", "paper", "mixsyn_table1"]]
+
+
+def _largest_change(rows: list[dict], attack: str, protocol: str) -> list[dict]:
+    tuned = [row for row in rows if row["metric"] == "AUC" and "delta" in row]
+    if not tuned:
+        return []
+    best = max(tuned, key=lambda row: row["delta"])
+    names = {"method": f"largest change: {best['method']}", "attack": attack, "protocol": protocol, "metric": "AUC"}
+    values = {key: best[key] for key in ("value", "low", "high", "delta", "delta_low", "delta_high", "seeds")}
+    return [names | values | {"paper": S2L_BEST_GAIN if attack == "secmi" else None}]
+
+
+def _blind_rows(blind: pd.DataFrame, p: Statistics) -> list[dict]:
+    rows = []
+    for against, part in blind.groupby("against", sort=False):
+        sides = [
+            [x["score"].to_numpy()[None] for _, x in part[part["split"] == s].groupby("domain", sort=False)] for s in (MEMBER, against)
+        ]
+        scores = Scores(*sides)
+        estimate = HierarchicalBootstrap(scores.sizes, p.bootstrap, seed=0).auc(scores)
+        protocol = "iid" if against == NONMEMBER else f"shifted ({against})"
+        row = {"method": "no model", "attack": "blind", "protocol": protocol, "metric": "AUC"}
+        rows.append(row | _row(estimate, None, p.level) | {"seeds": 1})
+    return rows
+
+
+def sweep_table(scores: pd.DataFrame, p: Statistics, protocol_names: tuple[str, ...] = ("iid",)) -> pd.DataFrame:
+    """Tidy AUC of every attack against its timestep, before and after fine-tuning."""
+    rows = []
+    for (attack, setting), part in scores.groupby(["attack", "setting"], sort=False):
+        found, values = collect(part), json.loads(setting)
+        t = values.get("t", values.get("timesteps", [None])[0])
+        for protocol, split in protocols(part).items():
+            if protocol not in protocol_names:
+                continue
+            bootstrap = _bootstrap(found, PRETRAINED, split, p)
+            base = bootstrap.auc(Scores(found[PRETRAINED, MEMBER], found[PRETRAINED, split]))
+            for method in dict.fromkeys(method for method, _ in found):
+                value = bootstrap.auc(Scores(found[method, MEMBER], found[method, split]))
+                row = {"attack": attack, "t": t, "k": values.get("k"), "method": method, "protocol": protocol, "metric": "AUC"}
+                rows.append(row | _row(value, None if method == PRETRAINED else base, p.level))
+    return pd.DataFrame(rows).assign(domains=scores["domain"].nunique())
+
+
+def _shown(row: pd.Series) -> str:
+    text = f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+    if pd.notna(row.get("delta")):
+        text += f" ({row['delta']:+.3f} [{row['delta_low']:+.3f}, {row['delta_high']:+.3f}])"
+    return text
+
+
+def printed_membership(table: pd.DataFrame) -> pd.DataFrame:
+    """The table as S2L lays it out: a row per method, a column per attack and metric, a block per protocol.
+
+    A cell reads value [interval] (change against the pre-trained model [interval]).
+    """
+    rows = table[~table["method"].str.startswith("largest change")]
+    shown = pd.DataFrame(
+        {
+            "protocol": rows["protocol"],
+            "metric": rows["metric"],
+            "method": rows["method"].map(method_title),
+            "attack": rows["attack"].map(lambda a: TITLES.get(a, a)),
+            "cell": rows.apply(_shown, axis=1),
+        }
+    )
+    order = {column: {value: i for i, value in enumerate(dict.fromkeys(shown[column]))} for column in shown}
+    wide = shown.pivot(index=["protocol", "metric", "method"], columns="attack", values="cell").fillna("")
+    wide = wide[list(order["attack"])].sort_index(key=lambda level: level.map(order[level.name]))
+    wide.columns.name = None
+    return wide

@@ -1,0 +1,144 @@
+"""The study's figures. Every function returns a matplotlib Figure; `Report.figure` writes it."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from s2llib.attacks import TITLES
+from s2llib.data.domain import MEMBER, NONMEMBER
+from s2llib.metrics.roc import roc_curve
+from s2llib.report.membership import method_title
+from s2llib.study import PRETRAINED
+
+__all__ = ["changes", "contact_sheet", "curves", "protocol_contrast", "roc", "sweep"]
+
+sns.set_theme(style="whitegrid", context="paper", rc={"axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "s2l"})
+
+
+def _palette(methods: list[str]) -> dict[str, tuple]:
+    """Grey for the pre-trained model, the same colour for a method in every figure."""
+    colours = iter(sns.color_palette("colorblind", len(methods)))
+    return {method: (0.35, 0.35, 0.35) if method == PRETRAINED else next(colours) for method in methods}
+
+
+def _title(attack: str) -> str:
+    return TITLES.get(attack, attack)
+
+
+def contact_sheet(rows: dict[str, Tensor], columns: int = 8, edge: float = 0.75) -> Figure:
+    """One labelled row of images for every entry; images are [n, 3, h, w] in [0, 1]."""
+    figure, axes = plt.subplots(len(rows), columns, figsize=(edge * columns + 1.3, edge * len(rows)), squeeze=False)
+    for line, (label, images) in zip(axes, rows.items(), strict=True):
+        for place, axis in enumerate(line):
+            axis.axis("off")
+            if place < len(images):
+                axis.imshow(images[place].permute(1, 2, 0).numpy(), interpolation="nearest")
+        line[0].text(-0.15, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=8)
+    figure.subplots_adjust(wspace=0.04, hspace=0.04)
+    plt.close(figure)
+    return figure
+
+
+def curves(losses: dict[str, list[float]], smooth: int = 10, label: str = "training loss") -> Figure:
+    """Loss against step, a line per entry, each smoothed by a running mean."""
+    figure, axis = plt.subplots(figsize=(5.5, 2.8))
+    for name, values in losses.items():
+        series = pd.Series(values).rolling(max(1, min(smooth, len(values) // 4)), min_periods=1).mean()
+        axis.plot(np.arange(1, len(series) + 1), series, label=name, lw=1.3)
+    axis.set(xlabel="step", ylabel=label)
+    axis.legend(frameon=False)
+    plt.close(figure)
+    return figure
+
+
+def roc(scores: pd.DataFrame, split: str = NONMEMBER) -> Figure:
+    """ROC curves on logarithmic axes, scores pooled over domains, a panel per attack, a line per method."""
+    attacks, methods = list(scores["attack"].unique()), list(scores["method"].unique())
+    palette = _palette(methods)
+    figure, axes = plt.subplots(1, len(attacks), figsize=(2.3 * len(attacks), 2.6), sharey=True, squeeze=False)
+    for axis, attack in zip(axes[0], attacks, strict=True):
+        for method in methods:
+            part = scores[(scores["attack"] == attack) & (scores["method"] == method)]
+            sides = [part.loc[part["split"] == side, "score"].to_numpy() for side in (MEMBER, split)]
+            false, true = roc_curve(*sides)
+            axis.plot(false, true, label=method_title(method), color=palette[method], lw=1.3)
+        axis.plot([1e-3, 1], [1e-3, 1], ":", color="black", lw=0.8)
+        axis.set(xscale="log", yscale="log", xlim=(1e-3, 1), ylim=(1e-3, 1), title=_title(attack), xlabel="false positive rate")
+    axes[0, 0].set_ylabel("true positive rate")
+    axes[0, -1].legend(frameon=False, fontsize=6, loc="lower right")
+    figure.tight_layout()
+    plt.close(figure)
+    return figure
+
+
+def _panels(table: pd.DataFrame) -> tuple[list, list, list, pd.DataFrame]:
+    rows = table[(table["metric"] == "AUC") & ~table["method"].str.startswith("largest change") & (table["attack"] != "blind")]
+    return list(rows["protocol"].unique()), list(rows["attack"].unique()), list(rows["method"].unique()), rows
+
+
+def changes(table: pd.DataFrame) -> Figure:
+    """Paired change in AUC against the pre-trained model with its interval: attack x method, a panel per protocol."""
+    names, attacks, methods, rows = _panels(table)
+    palette = _palette(methods)
+    figure, axes = plt.subplots(1, len(names), figsize=(2.7 * len(names) + 0.6, 0.45 * len(attacks) + 1.2), sharey=True, squeeze=False)
+    for axis, protocol in zip(axes[0], names, strict=True):
+        for offset, method in enumerate(methods[1:]):
+            part = rows[(rows["protocol"] == protocol) & (rows["method"] == method)].set_index("attack").loc[attacks]
+            y = np.arange(len(attacks)) + 0.2 * (offset - (len(methods) - 2) / 2)
+            error = np.stack([part["delta"] - part["delta_low"], part["delta_high"] - part["delta"]])
+            style = {"fmt": "o", "ms": 3.5, "lw": 1.2, "color": palette[method], "label": method_title(method)}
+            axis.errorbar(part["delta"], y, xerr=error.clip(0), **style)
+        axis.axvline(0, color="black", lw=0.8)
+        axis.set(title=protocol, xlabel="change in AUC", yticks=range(len(attacks)), yticklabels=[_title(a) for a in attacks])
+    axes[0, 0].invert_yaxis()
+    axes[0, 0].legend(frameon=False, fontsize=6)
+    figure.tight_layout()
+    plt.close(figure)
+    return figure
+
+
+def protocol_contrast(table: pd.DataFrame) -> Figure:
+    """AUC of the same models under every protocol, with the blind baseline: what the choice of non-members does."""
+    names, attacks, methods, rows = _panels(table)
+    blind = table[table["attack"] == "blind"].set_index("protocol")
+    palette = _palette(methods)
+    figure, axes = plt.subplots(1, len(attacks), figsize=(2.1 * len(attacks), 2.8), sharey=True, squeeze=False)
+    for axis, attack in zip(axes[0], attacks, strict=True):
+        for offset, method in enumerate(methods):
+            part = rows[(rows["attack"] == attack) & (rows["method"] == method)].set_index("protocol").loc[names]
+            x = np.arange(len(names)) + 0.15 * (offset - (len(methods) - 1) / 2)
+            error = np.stack([part["value"] - part["low"], part["high"] - part["value"]])
+            axis.errorbar(x, part["value"], yerr=error.clip(0), fmt="o", ms=3, lw=1, color=palette[method], label=method_title(method))
+        for i, name in enumerate(names):
+            axis.hlines(blind.loc[name, "value"], i - 0.4, i + 0.4, color="crimson", lw=1.2, label=None if i else "blind (no model)")
+        axis.axhline(0.5, color="black", lw=0.8, ls=":")
+        axis.set(title=_title(attack), xticks=range(len(names)))
+        axis.set_xticklabels([name.replace("shifted ", "") for name in names], fontsize=7)
+    axes[0, 0].set_ylabel("AUC")
+    axes[0, -1].legend(frameon=False, fontsize=6)
+    figure.tight_layout()
+    plt.close(figure)
+    return figure
+
+
+def sweep(table: pd.DataFrame) -> Figure:
+    """AUC against the attack's timestep with its interval, before and after fine-tuning, a panel per attack."""
+    attacks, methods = list(table["attack"].unique()), list(table["method"].unique())
+    palette = _palette(methods)
+    figure, axes = plt.subplots(1, len(attacks), figsize=(2.3 * len(attacks), 2.5), sharey=True, squeeze=False)
+    for axis, attack in zip(axes[0], attacks, strict=True):
+        for method in methods:
+            part = table[(table["attack"] == attack) & (table["method"] == method)].sort_values("t")
+            part = part[part["k"].isna() | (part["k"] == part["k"].min())]
+            axis.plot(part["t"], part["value"], "o-", ms=2.5, lw=1.2, color=palette[method], label=method_title(method))
+            axis.fill_between(part["t"], part["low"], part["high"], color=palette[method], alpha=0.15, lw=0)
+        axis.axhline(0.5, color="black", lw=0.8, ls=":")
+        axis.set(title=_title(attack), xlabel="timestep t")
+    axes[0, 0].set_ylabel("AUC (iid)")
+    axes[0, -1].legend(frameon=False, fontsize=6)
+    figure.tight_layout()
+    plt.close(figure)
+    return figure

@@ -1,0 +1,50 @@
+"""Where a result comes from: profile, seeds, package versions, git commit, hardware."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+from s2llib.params import Params
+
+__all__ = ["provenance"]
+
+PACKAGES = ("torch", "diffusers", "transformers", "peft", "numpy", "pandas", "scikit-learn", "papermill", "safetensors")
+
+
+def _git_commit() -> str:
+    root = Path(__file__).resolve().parents[2]
+    run = lambda *words: subprocess.run(["git", *words], cwd=root, capture_output=True, text=True)  # noqa: E731
+    try:
+        head = run("rev-parse", "HEAD")
+        if head.returncode:
+            return "unknown"
+        changed = run("status", "--porcelain", "--untracked-files=no", "--", "s2llib", "params").stdout.strip()
+        return head.stdout.strip() + (" with uncommitted changes" if changed else "")
+    except OSError:
+        return "unknown"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def provenance(params: Params) -> dict:
+    """Everything needed to make a result again."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "profile": params.profile,
+        "seeds": {"study": params.seed, "world": params.world.seed, "finetuning": params.finetune.seeds},
+        "parameters": params.model_dump(mode="json"),
+        "commit": _git_commit(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "hardware": {"processor": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu},
+    }

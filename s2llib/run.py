@@ -1,0 +1,253 @@
+"""Run the notebooks of a study headlessly: `./run_all.sh` calls this.
+
+Notebooks whose inputs have not changed are not executed again; an interrupted run goes on where it stopped.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="./run_all.sh", description="Run the study and write its tables and figures to figures/PROFILE/.")
+    p.add_argument("--profile", default=os.environ.get("S2L_PROFILE") or "lab", help="a file of params/ without its ending (default: lab)")
+    p.add_argument("--only", action="append", metavar="NN", help="run this notebook alone, such as 03 (may be repeated)")
+    p.add_argument("--from", dest="start", metavar="NN", help="start at this notebook")
+    p.add_argument("--fresh", action="store_true", help="make everything again, finished work too")
+    p.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a parameter, such as sp.images=96 (may be repeated)"
+    )
+    p.add_argument("--store", action="store_true", help="keep the executed notebooks' outputs in notebooks/ (for maintainers)")
+    p.add_argument("--test", action="store_true", help="run the tests and every notebook on the tiny profile instead")
+    return p
+
+
+def overrides(pairs: list[str]) -> dict:
+    """{"sp.images": 96} of ["sp.images=96"]; values are read as YAML."""
+    import yaml
+
+    from s2llib.params import ParamsError
+
+    found = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise ParamsError(f"--set {pair}: write KEY=VALUE, such as --set sp.images=96.")
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ParamsError(f"--set {pair}: {value!r} is not a YAML value.") from None
+    return found
+
+
+def selected(only: list[str] | None, start: str | None) -> list[Path]:
+    """The notebooks to run, in order."""
+    from s2llib.params import ParamsError
+
+    every = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    numbers = [path.name[:2] for path in every]
+    for wanted in [*(only or []), *([start] if start else [])]:
+        if wanted not in numbers:
+            raise ParamsError(f"There is no notebook {wanted}; known: {', '.join(numbers)}.")
+    return [path for path, n in zip(every, numbers, strict=True) if (not only or n in only) and (not start or n >= start)]
+
+
+def code_versions() -> dict[str, int]:
+    """Every `..._VERSION = n` written beside a stage."""
+    found = {}
+    for path in sorted((ROOT / "s2llib").rglob("*.py")):
+        for name, value in re.findall(r"^(\w*VERSION) = (\d+)$", path.read_text(), re.MULTILINE):
+            found[f"{path.stem}.{name}"] = int(value)
+    return found
+
+
+def notebook_key(path: Path, study) -> str:
+    """What a notebook's results depend on: its cells, the parameters, the base model and the stages' code versions."""
+    from s2llib.models.base import base_key
+    from s2llib.store import digest
+
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(path.read_text())["cells"]]
+    digests = [domain.digest for domain in study.domains] if study.params.world.kind == "folder" else []
+    return digest([cells, study.params.model_dump(mode="json"), base_key(study.params), digests, code_versions()])
+
+
+class Status:
+    """One line of the terminal: which notebook, which of its cells, how far the work in it is, how much time is left."""
+
+    def __init__(self, label: str, cells: int, expected: float | None):
+        self.label, self.cells, self.expected = label, cells, expected
+        self.cell, self.begun, self.spoken = 0, time.monotonic(), time.monotonic()
+        self.file = tempfile.NamedTemporaryFile(prefix="s2l-progress-")
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self):
+        os.environ["S2L_PROGRESS"] = self.file.name
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.done.set()
+        self.thread.join()
+        os.environ.pop("S2L_PROGRESS")
+        if sys.stderr.isatty():
+            sys.stderr.write("\r\033[K")
+
+    def line(self) -> str:
+        spent = time.monotonic() - self.begun
+        parts = [self.label, f"cell {self.cell}/{self.cells}"]
+        left = self.expected - spent if self.expected and self.expected > spent else None
+        try:
+            work = json.loads(Path(self.file.name).read_text())
+            parts.append(f"{work['what']} {work['done']}/{work['total']}")
+            left = max(left or 0, work["left"]) if work["left"] else left
+        except (OSError, ValueError, KeyError):
+            pass
+        return " · ".join([*parts, f"{clock(spent)} spent", f"about {clock(left)} left" if left else "time left unknown"])
+
+    def _watch(self) -> None:
+        while not self.done.wait(0.5):
+            if sys.stderr.isatty():
+                sys.stderr.write(f"\r\033[K{self.line()[: os.get_terminal_size(2).columns - 1]}")
+                sys.stderr.flush()
+            elif time.monotonic() - self.spoken > 30:
+                self.spoken = time.monotonic()
+                print(self.line(), file=sys.stderr, flush=True)
+
+
+def clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def execute(path: Path, to: Path, parameters: dict, status: Status) -> None:
+    """Execute a notebook through papermill, telling `status` which cell runs."""
+    import papermill
+    from papermill.engines import NBClientEngine, papermill_engines
+
+    class Watched(NBClientEngine):
+        @classmethod
+        def execute_managed_notebook(cls, manager, *args, **kwargs):
+            start = manager.cell_start
+
+            def cell_start(cell, cell_index=None, **more):
+                status.cell = (cell_index or 0) + 1
+                return start(cell, cell_index, **more)
+
+            manager.cell_start = cell_start
+            return super().execute_managed_notebook(manager, *args, **kwargs)
+
+    papermill_engines.register("watched", Watched)
+    papermill.execute_notebook(path, to, parameters, engine_name="watched", progress_bar=False, kernel_name="python3", cwd=ROOT)
+
+
+def outputs(profile: str, notebook: str) -> dict[str, str]:
+    """{file: SHA-256} of what a notebook wrote to figures/<profile>/."""
+    from s2llib.report.report import figures_root
+
+    try:
+        files = json.loads((figures_root() / profile / "provenance.json").read_text())["files"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    return {name: made["sha256"] for name, made in files.items() if made["notebook"] == notebook}
+
+
+def unchanged(record: dict, key: str, profile: str) -> bool:
+    """Whether a notebook was executed with this key, and everything it wrote is still there, byte for byte."""
+    from s2llib.report.report import figures_root
+    from s2llib.store import file_digest
+
+    try:
+        folder, written = figures_root() / profile, record["outputs"]
+        return record["key"] == key and all(file_digest(folder / name) == checksum for name, checksum in written.items())
+    except (KeyError, OSError):
+        return False
+
+
+def store_outputs(executed: Path, notebook: Path) -> None:
+    """Put the outputs of an executed notebook into the repository's copy, without what papermill added."""
+    import nbformat
+
+    done, mine = nbformat.read(executed, 4), nbformat.read(notebook, 4)
+    ran = [cell for cell in done.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    for cell, result in zip(mine.cells, ran, strict=True):
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = result.outputs, result.execution_count
+    nbformat.write(mine, notebook)
+
+
+def run(args: argparse.Namespace) -> int:
+    from papermill.exceptions import PapermillExecutionError
+
+    from s2llib.store import write_atomic
+    from s2llib.study import Study
+
+    changed = overrides(args.set)
+    notebooks = selected(args.only, args.start)
+    study = Study.from_profile(args.profile, changed)
+    if args.fresh:
+        os.environ["S2L_FRESH"] = str(time.time())
+    folder, rows = study.store.root / "runs" / args.profile, []
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, path in enumerate(notebooks, 1):
+        at, key = folder / f"{path.stem}.json", notebook_key(path, study)
+        record = json.loads(at.read_text()) if at.is_file() else {}
+        if not args.fresh and unchanged(record, key, args.profile):
+            rows.append((path.stem, "unchanged", record["seconds"], len(record["outputs"])))
+        else:
+            label, executed = f"[{number}/{len(notebooks)}] {path.stem}", folder / path.name
+            print(f"{label} ...", file=sys.stderr, flush=True)
+            start, cells = time.monotonic(), len(json.loads(path.read_text())["cells"])
+            try:
+                with Status(label, cells, record.get("seconds")) as status:
+                    execute(path, executed, {"profile": args.profile, "overrides": changed}, status)
+            except PapermillExecutionError as error:
+                print(f"{path.stem} failed in cell {error.exec_count}: {error.ename}: {error.evalue}", file=sys.stderr)
+                print(f"The notebook with the error is {executed}; run the same command again to go on from here.", file=sys.stderr)
+                return 1
+            written = outputs(args.profile, path.stem)
+            record = {"key": key, "seconds": round(time.monotonic() - start, 1), "outputs": written}
+            write_atomic(at, json.dumps(record))
+            rows.append((path.stem, "made", record["seconds"], len(written)))
+        if args.store:
+            store_outputs(folder / path.name, path)
+    summary(rows, args.profile, folder)
+    return 0
+
+
+def summary(rows: list[tuple], profile: str, folder: Path) -> None:
+    from s2llib.report.report import figures_root
+
+    width = max(len(row[0]) for row in rows)
+    print(f"\n{'notebook':<{width}}  {'status':<9}  {'took':>12}  files")
+    for name, status, seconds, files in rows:
+        print(f"{name:<{width}}  {status:<9}  {clock(seconds):>12}  {files}")
+    print(f"{'all':<{width}}  {'':<9}  {clock(sum(row[2] for row in rows if row[1] == 'made')):>12}  in this call")
+    print(f"\nTables and figures: {figures_root() / profile}\nExecuted notebooks: {folder}")
+
+
+def main() -> int:
+    args = parser().parse_args()
+    from s2llib.params import ParamsError
+
+    try:
+        return run(args)
+    except ParamsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted; run the same command again to go on from here.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""Artifacts on disk: addressed by what they depend on, written atomically, checked when read.
+
+An artifact is a folder `<root>/<stage>/<key>`; the key is the SHA-256 of the stage's name, its code version and its
+inputs. `manifest.json` inside it holds those inputs and the SHA-256 of every file. A folder that lacks a file or has
+a changed byte is removed and made again.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+__all__ = ["Store", "digest", "file_digest", "folder_digest", "write_atomic"]
+
+MANIFEST = "manifest.json"
+FRESH = "S2L_FRESH"  # a time: artifacts older than that are made again
+
+
+def digest(value: object) -> str:
+    """SHA-256 of a JSON-able value, the same for the same content in any key order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 over the names and contents of every file below a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return digest({str(path.relative_to(folder)): file_digest(path) for path in files})
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    new.write_text(text)
+    os.replace(new, path)
+
+
+class Store:
+    """A folder of artifacts. `get` is the only way in: it returns a finished, verified artifact."""
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root)
+        self._verified: set[Path] = set()
+
+    def key(self, stage: str, version: int, inputs: dict) -> str:
+        return digest({"stage": stage, "version": version, "inputs": inputs})[:20]
+
+    def get(self, stage: str, version: int, inputs: dict, make: Callable[[Path], None]) -> Path:
+        """The artifact of (stage, version, inputs), made by `make(folder)` if it is missing or damaged.
+
+        stage: the kind of artifact; version: raised by hand when the stage's result changes; inputs: JSON-able.
+        """
+        path = self.root / stage / self.key(stage, version, inputs)
+        if path in self._verified:
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if not self._sound(path):
+                self._make(path, stage, version, inputs, make)
+        self._verified.add(path)
+        return path
+
+    def has(self, stage: str, version: int, inputs: dict) -> bool:
+        """Whether the artifact is there and sound."""
+        path = self.root / stage / self.key(stage, version, inputs)
+        return path in self._verified or self._sound(path)
+
+    def scratch(self, stage: str, version: int, inputs: dict) -> Path:
+        """Where a long stage keeps its checkpoints until its artifact is finished."""
+        return self.root / stage / f"{self.key(stage, version, inputs)}.partial"
+
+    def _make(self, path: Path, stage: str, version: int, inputs: dict, make: Callable[[Path], None]) -> None:
+        for left_over in path.parent.glob(f"{path.name}.new-*"):  # of a killed run: we hold the lock
+            shutil.rmtree(left_over, ignore_errors=True)
+        new = path.with_name(f"{path.name}.new-{uuid.uuid4().hex[:8]}")
+        new.mkdir()
+        start = time.perf_counter()
+        try:
+            make(new)
+            files = sorted(file for file in new.rglob("*") if file.is_file())
+            manifest = {
+                "stage": stage,
+                "version": version,
+                "inputs": inputs,
+                "seconds": round(time.perf_counter() - start, 2),
+                "files": {str(file.relative_to(new)): file_digest(file) for file in files},
+            }
+            (new / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+            os.rename(new, path)
+        except BaseException:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
+        shutil.rmtree(path.with_name(f"{path.name}.partial"), ignore_errors=True)
+
+    def _sound(self, path: Path) -> bool:
+        if not path.is_dir():
+            return False
+        try:
+            files = json.loads((path / MANIFEST).read_text())["files"]
+            if (path / MANIFEST).stat().st_mtime < float(os.environ.get(FRESH, 0)):
+                shutil.rmtree(path)
+                return False
+            if all(file_digest(path / name) == checksum for name, checksum in files.items()):
+                return True
+        except (OSError, ValueError, KeyError):
+            pass
+        warnings.warn(f"Artifact {path} is damaged; it is made again.", stacklevel=3)
+        shutil.rmtree(path)
+        return False
+
+    def seconds(self, path: Path) -> float:
+        """How long an artifact took to make."""
+        return json.loads((path / MANIFEST).read_text())["seconds"]

@@ -1,0 +1,295 @@
+"""The spine: a profile becomes domains, a base model and stages; every stage is a cached artifact.
+
+study = Study.from_profile("lab")
+scores = study.membership()          # one row per image, attack and model
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from s2llib.data.domain import Domain, Photos
+from s2llib.data.worlds import domain_names, load_domains
+from s2llib.params import Params, ParamsError, Recipe, load_params
+from s2llib.progress import track
+from s2llib.store import Store, digest
+
+__all__ = ["PRETRAINED", "Study"]
+
+PRETRAINED = "pretrained"
+PRIOR_PROMPT = "a photo of a person"
+MEMBERSHIP_VERSION = 1
+BLIND_VERSION = 1
+
+
+def _number(text: str) -> int:
+    """A seed that depends on a name."""
+    return int(digest(text)[:8], 16)
+
+
+class Study:
+    """All experiments of one profile. Nothing is computed until it is asked for, and nothing twice."""
+
+    def __init__(self, params: Params, root: str | Path | None = None):
+        self.params = params
+        self.store = Store(root or os.environ.get("S2L_HOME") or Path(__file__).resolve().parent.parent / "artifacts")
+
+    @classmethod
+    def from_profile(cls, profile: str | None = None, overrides: dict | None = None, root: str | Path | None = None) -> "Study":
+        """The study of `params/<profile>.yaml` ($S2L_PROFILE or `lab` by default), checked before any compute."""
+        study = cls(load_params(profile, overrides), root)
+        study.check()
+        return study
+
+    def check(self) -> None:
+        """Refuse what cannot run: raises ParamsError with the thing and the mend."""
+        from s2llib.finetune.methods import method
+        from s2llib.models.pipeline import base_folder, check_folder, pick_device
+
+        p = self.params
+        for name in p.finetune.methods:
+            method(name)
+        if p.base.trained_here and p.world.kind == "folder":
+            raise ParamsError(f"params/{p.profile}.yaml: a folder world needs a base model; set base.path or base.hub.")
+        if not p.base.trained_here and not p.base.hub:
+            check_folder(base_folder(p))
+        pick_device(p.device)
+        domain_names(p.world)
+        if p.world.kind != "portraits":
+            self.domains  # noqa: B018  read and checked now, not in the middle of a run
+
+    # the world and the model under attack
+
+    @cached_property
+    def domains(self) -> list[Domain]:
+        """The attacked domains."""
+        return load_domains(self.params.world, self.store)
+
+    @cached_property
+    def base_folder(self) -> Path:
+        """The base model's folder; trains it first if the profile says so."""
+        from s2llib.models.base import base_model
+
+        return base_model(self.params, self.store)
+
+    @cached_property
+    def _base_key(self) -> str:
+        from s2llib.models.base import base_key
+
+        return base_key(self.params)
+
+    @cached_property
+    def base(self):
+        """The base pipeline on its device."""
+        return self._load(self.base_folder)
+
+    def _load(self, folder: Path):
+        from s2llib.models.pipeline import load_pipeline, pick_device
+
+        return load_pipeline(folder).to(pick_device(self.params.device))
+
+    # stage 1: SP sets
+
+    def _generated_inputs(self, name: str, templates: list[dict], images: int) -> dict:
+        sampling = self.params.sp.model_dump(include={"steps", "guidance", "suffix", "negative"})
+        return {"base": self._base_key, "name": name, "templates": templates, "images": images, "seed": self.params.seed, **sampling}
+
+    def _sp_inputs(self, domain: Domain) -> dict:
+        p = self.params.sp
+        return self._generated_inputs(domain.name, [t.model_dump() for t in p.templates], p.images)
+
+    def sp_set(self, domain: Domain) -> Photos:
+        """The images that the base model generates of a domain, each with the prompt it was drawn from."""
+        from s2llib.generate import SP_VERSION, draw_prompts, read_generated
+
+        p, seed = self.params.sp, self.params.seed
+        prompts = lambda: draw_prompts(domain.name, p.images, p, _number(domain.name) + seed)  # noqa: E731
+        make = lambda new: self._generate(prompts(), domain.name, new)  # noqa: E731
+        return read_generated(self.store.get("sp", SP_VERSION, self._sp_inputs(domain), make))
+
+    def _generate(self, prompts: list[str], name: str, new: Path) -> None:
+        from s2llib.generate import sample, write_generated
+
+        p = self.params.sp
+        images = sample(self.base, prompts, _number(name) + self.params.seed, p.steps, p.guidance, p.negative, p.batch)
+        write_generated(new, images, prompts, name)
+
+    def sp_sets(self) -> dict[str, Photos]:
+        """SP sets of all domains by name."""
+        return {domain.name: self.sp_set(domain) for domain in track(self.domains, "SP sets")}
+
+    def _prior_inputs(self, recipe: Recipe) -> dict:
+        return self._generated_inputs("", [{"text": PRIOR_PROMPT}], recipe.prior_images)
+
+    def _prior_set(self, recipe: Recipe) -> Photos | None:
+        """Images of the class, for DreamBooth's prior preservation."""
+        from s2llib.generate import SP_VERSION, read_generated
+
+        if recipe.prior_weight == 0:
+            return None
+        make = lambda new: self._generate([PRIOR_PROMPT] * recipe.prior_images, "a person", new)  # noqa: E731
+        return read_generated(self.store.get("sp", SP_VERSION, self._prior_inputs(recipe), make))
+
+    # stage 2: fine-tuning
+
+    def recipe(self, method: str) -> Recipe:
+        """The fine-tuning parameters of a method."""
+        return getattr(self.params.finetune, method)
+
+    def _finetune_inputs(self, domain: Domain, method: str, seed: int) -> dict:
+        from s2llib.generate import SP_VERSION
+
+        recipe = self.recipe(method)
+        sp = self.store.key("sp", SP_VERSION, self._sp_inputs(domain))
+        prior = self._prior_inputs(recipe) if recipe.prior_weight else None
+        return {
+            "sp": sp, "method": method, "recipe": recipe.model_dump(), "prior": prior, "instance": domain.instance_prompt,
+            "seed": [self.params.seed, seed],
+        }  # fmt: skip
+
+    def finetuned(self, domain: Domain, method: str, seed: int = 0) -> Path:
+        """The folder of one fine-tuned model: a pipeline or LoRA weights, and `training.json` with its losses."""
+        from s2llib.finetune.recipe import FINETUNE_VERSION
+
+        inputs = self._finetune_inputs(domain, method, seed)
+        return self.store.get("finetune", FINETUNE_VERSION, inputs, lambda new: self._finetune(domain, method, seed, new))
+
+    def _finetune(self, domain: Domain, method: str, seed: int, new: Path) -> None:
+        from s2llib.finetune.methods import method as lookup
+        from s2llib.finetune.recipe import FINETUNE_VERSION, finetune, save_finetuned
+
+        how, recipe, pipeline = lookup(method), self.recipe(method), self._load(self.base_folder)
+        number = _number(f"{domain.name}/{method}/{self.params.seed}/{seed}")
+        inputs = self._finetune_inputs(domain, method, seed)
+        losses = finetune(
+            pipeline, how, recipe, self.sp_set(domain), domain.instance_prompt, number, f"{how.title}, {domain.name}",
+            prior=self._prior_set(recipe), checkpoint=self.store.scratch("finetune", FINETUNE_VERSION, inputs),
+        )  # fmt: skip
+        save_finetuned(pipeline, how, recipe, new)
+        (new / "training.json").write_text(json.dumps({"loss": losses}))
+
+    def cells(self, methods: list[str] | None = None, domains: list[Domain] | None = None) -> Iterator[tuple[Domain, str, int]]:
+        """(domain, method, seed) of the grid; the pre-trained model has one seed."""
+        for domain in self.domains if domains is None else domains:
+            for method in [PRETRAINED, *self.params.finetune.methods] if methods is None else methods:
+                for seed in [0] if method == PRETRAINED else self.params.finetune.seeds:
+                    yield domain, method, seed
+
+    def finetune_all(self) -> pd.DataFrame:
+        """Every fine-tuned model of the grid: domain, method, seed, folder, seconds, first and last loss."""
+        rows = []
+        cells = [cell for cell in self.cells() if cell[1] != PRETRAINED]
+        for domain, method, seed in track(cells, "fine-tuning"):
+            folder = self.finetuned(domain, method, seed)
+            loss = pd.Series(json.loads((folder / "training.json").read_text())["loss"])
+            tenth = max(1, len(loss) // 10)
+            row = {"domain": domain.name, "method": method, "seed": seed, "folder": folder, "seconds": self.store.seconds(folder)}
+            rows.append(row | {"first_loss": loss[:tenth].mean(), "last_loss": loss[-tenth:].mean()})
+        return pd.DataFrame(rows)
+
+    def model(self, domain: Domain, method: str, seed: int = 0):
+        """The pipeline of a cell, ready to query."""
+        from s2llib.finetune.recipe import load_finetuned
+        from s2llib.models.pipeline import pick_device
+
+        if method == PRETRAINED:
+            return self.base
+        return load_finetuned(self.base_folder, self.finetuned(domain, method, seed)).to(pick_device(self.params.device))
+
+    def _model_inputs(self, domain: Domain, method: str, seed: int) -> dict:
+        if method == PRETRAINED:
+            return {"base": self._base_key}
+        from s2llib.finetune.recipe import FINETUNE_VERSION
+
+        return {"finetune": self.store.key("finetune", FINETUNE_VERSION, self._finetune_inputs(domain, method, seed))}
+
+    # stage 3: membership inference
+
+    def attack_settings(self) -> dict[str, list[dict]]:
+        """The calibrated setting of each attack of the profile."""
+        a = self.params.attacks
+        return {name: [getattr(a, name).model_dump()] for name in a.names}
+
+    def sweep_settings(self) -> dict[str, list[dict]]:
+        """Each attack at every timestep of the sweep; SecMI at its strides' multiples."""
+        p = self.params.attacks
+        single = {name: [{"t": t} for t in p.sweep.timesteps] for name in p.names if name in ("pia", "pian", "sima")}
+        secmi = [{"k": k, "t": max(k, t // k * k)} for k in p.sweep.secmi_k for t in p.sweep.timesteps]
+        losses = [{"timesteps": [t], "draws": p.loss.draws} for t in p.sweep.timesteps]
+        many = {"secmi": secmi, "loss": losses}
+        return {name: single.get(name) or many[name] for name in p.names}
+
+    def membership(self, methods: list[str] | None = None) -> pd.DataFrame:
+        """Membership scores of the grid at the calibrated settings.
+
+        Columns: domain, method, seed, attack, setting, evaluations (of the UNet, per image), split, image, score.
+        """
+        cells = list(self.cells(methods))
+        settings = self.attack_settings()
+        return pd.concat([self._scores(*cell, settings) for cell in track(cells, "membership")], ignore_index=True)
+
+    def sweep(self) -> pd.DataFrame:
+        """Membership scores against the attacks' timesteps, before and after, on the sweep's domains; columns as `membership`."""
+        p = self.params.attacks.sweep
+        cells = list(self.cells([PRETRAINED, *p.methods], self.domains[: p.domains]))
+        settings = self.sweep_settings()
+        return pd.concat([self._scores(*cell, settings) for cell in track(cells, "timestep sweep")], ignore_index=True)
+
+    def _scores(self, domain: Domain, method: str, seed: int, settings: dict[str, list[dict]]) -> pd.DataFrame:
+        inputs = self._model_inputs(domain, method, seed) | {
+            "domain": domain.digest, "condition": domain.condition, "caption": self.params.attacks.caption, "settings": settings,
+        }  # fmt: skip
+        make = lambda new: self._score(domain, method, seed, settings, new)  # noqa: E731
+        table = pd.read_parquet(self.store.get("membership", MEMBERSHIP_VERSION, inputs, make) / "scores.parquet")
+        return table.assign(domain=domain.name, method=method, seed=seed)
+
+    def _score(self, domain: Domain, method: str, seed: int, settings: dict[str, list[dict]], new: Path) -> None:
+        from s2llib.attacks import ATTACKS
+        from s2llib.models.denoiser import Denoiser
+
+        denoiser = Denoiser(self.model(domain, method, seed), self.params.attacks.batch)
+        tables = []
+        for split, photos in {"member": domain.members, "nonmember": domain.nonmembers, **domain.shifted}.items():
+            texts = list(photos.captions) if self.params.attacks.caption else [domain.condition_prompt]
+            z0, c = denoiser.encode_photos(photos), denoiser.prompts(texts)
+            for attack, variants in settings.items():
+                for setting in variants:
+                    before = denoiser.evaluations
+                    score = ATTACKS[attack](denoiser, z0, c, **setting).cpu().numpy()
+                    row = {"attack": attack, "setting": json.dumps(setting), "split": split}
+                    each = (denoiser.evaluations - before) // len(photos)
+                    tables.append(pd.DataFrame({**row, "evaluations": each, "image": [p.name for p in photos.paths], "score": score}))
+        pd.concat(tables, ignore_index=True).to_parquet(new / "scores.parquet")
+
+    def blind(self) -> pd.DataFrame:
+        """Scores of the blind baseline, which never sees the model: columns as `membership`, one protocol per row."""
+        inputs = {
+            "domains": [domain.digest for domain in self.domains],
+            "folds": self.params.statistics.blind_folds,
+            "seed": self.params.seed,
+        }
+        return pd.read_parquet(self.store.get("blind", BLIND_VERSION, inputs, self._blind) / "scores.parquet")
+
+    def _blind(self, new: Path) -> None:
+        import numpy as np
+
+        from s2llib.metrics.blind import blind_scores, image_features
+
+        size = 64
+        features: dict = {}
+        for domain in track(self.domains, "blind baseline"):
+            for split, photos in {"member": domain.members, "nonmember": domain.nonmembers, **domain.shifted}.items():
+                features.setdefault(split, []).append((domain.name, image_features(photos.pixels(size))))
+        stacked = {split: np.concatenate([x for _, x in parts]) for split, parts in features.items()}
+        names = {split: np.repeat([name for name, _ in parts], [len(x) for _, x in parts]) for split, parts in features.items()}
+        tables = []
+        for split in stacked:
+            if split != "member":
+                scores = blind_scores(stacked["member"], stacked[split], self.params.statistics.blind_folds, self.params.seed)
+                for side, score in zip(("member", split), scores, strict=True):
+                    tables.append(pd.DataFrame({"domain": names[side], "against": split, "split": side, "score": score}))
+        pd.concat(tables, ignore_index=True).to_parquet(new / "scores.parquet")
