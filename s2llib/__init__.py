@@ -1,6 +1,11 @@
 """s2llib: can fine-tuning shake private training images out of an image generator, and can that be stopped?"""
 
-from s2llib.params import ParamsError
-from s2llib.study import Study
+import os
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its import notes that torchvision, which nothing here needs, is missing
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+from s2llib.params import ParamsError  # noqa: E402
+from s2llib.study import Study  # noqa: E402
 
 __all__ = ["ParamsError", "Study"]

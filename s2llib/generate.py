@@ -11,9 +11,10 @@ from s2llib.data.folders import read_folder, write_folder
 from s2llib.loop import generator
 from s2llib.params import SP
 
-__all__ = ["SP_VERSION", "draw_prompts", "read_generated", "sample", "write_generated"]
+__all__ = ["SAMPLES_VERSION", "SP_VERSION", "draw_prompts", "read_generated", "sample", "write_generated"]
 
 SP_VERSION = 1
+SAMPLES_VERSION = 1
 
 
 def sample(pipeline, prompts: list[str], seed: int, steps: int, guidance: float, negative: str = "", batch: int = 64) -> np.ndarray:

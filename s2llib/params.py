@@ -77,8 +77,8 @@ class World(Section):
 
 class VAE(Section):
     channels: list[Positive] = [32, 64, 64]
-    steps: Positive = 1200
-    batch: Positive = 24
+    steps: Positive = 4500
+    batch: Positive = 8
     lr: Rate = 1e-3
     kl: Annotated[float, Field(ge=0)] = 1e-4
 

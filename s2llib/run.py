@@ -85,12 +85,12 @@ class Status:
     def __init__(self, label: str, cells: int, expected: float | None):
         self.label, self.cells, self.expected = label, cells, expected
         self.cell, self.begun, self.spoken = 0, time.monotonic(), time.monotonic()
-        self.file = tempfile.NamedTemporaryFile(prefix="s2l-progress-")
+        self.file = Path(tempfile.gettempdir()) / f"s2l-progress-{os.getpid()}"
         self.done = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self):
-        os.environ["S2L_PROGRESS"] = self.file.name
+        os.environ["S2L_PROGRESS"] = str(self.file)
         self.thread.start()
         return self
 
@@ -98,6 +98,7 @@ class Status:
         self.done.set()
         self.thread.join()
         os.environ.pop("S2L_PROGRESS")
+        self.file.unlink(missing_ok=True)
         if sys.stderr.isatty():
             sys.stderr.write("\r\033[K")
 
@@ -106,7 +107,7 @@ class Status:
         parts = [self.label, f"cell {self.cell}/{self.cells}"]
         left = self.expected - spent if self.expected and self.expected > spent else None
         try:
-            work = json.loads(Path(self.file.name).read_text())
+            work = json.loads(self.file.read_text())
             parts.append(f"{work['what']} {work['done']}/{work['total']}")
             left = max(left or 0, work["left"]) if work["left"] else left
         except (OSError, ValueError, KeyError):
@@ -147,7 +148,16 @@ def execute(path: Path, to: Path, parameters: dict, status: Status) -> None:
             return super().execute_managed_notebook(manager, *args, **kwargs)
 
     papermill_engines.register("watched", Watched)
-    papermill.execute_notebook(path, to, parameters, engine_name="watched", progress_bar=False, kernel_name="python3", cwd=ROOT)
+    papermill.execute_notebook(
+        path,
+        to,
+        parameters,
+        engine_name="watched",
+        progress_bar=False,
+        kernel_name="python3",
+        cwd=ROOT,
+        extra_arguments=["--log-level=ERROR"],
+    )
 
 
 def outputs(profile: str, notebook: str) -> dict[str, str]:

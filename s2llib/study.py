@@ -92,6 +92,11 @@ class Study:
 
         return load_pipeline(folder).to(pick_device(self.params.device))
 
+    @cached_property
+    def image_size(self) -> int:
+        """Edge of the base model's images in pixels."""
+        return self.base.unet.config.sample_size * self.base.vae_scale_factor
+
     # stage 1: SP sets
 
     def _generated_inputs(self, name: str, templates: list[dict], images: int) -> dict:
@@ -108,14 +113,14 @@ class Study:
 
         p, seed = self.params.sp, self.params.seed
         prompts = lambda: draw_prompts(domain.name, p.images, p, _number(domain.name) + seed)  # noqa: E731
-        make = lambda new: self._generate(prompts(), domain.name, new)  # noqa: E731
+        make = lambda new: self._generate(self.base, prompts(), domain.name, new)  # noqa: E731
         return read_generated(self.store.get("sp", SP_VERSION, self._sp_inputs(domain), make))
 
-    def _generate(self, prompts: list[str], name: str, new: Path) -> None:
+    def _generate(self, pipeline, prompts: list[str], name: str, new: Path) -> None:
         from s2llib.generate import sample, write_generated
 
         p = self.params.sp
-        images = sample(self.base, prompts, _number(name) + self.params.seed, p.steps, p.guidance, p.negative, p.batch)
+        images = sample(pipeline, prompts, _number(name) + self.params.seed, p.steps, p.guidance, p.negative, p.batch)
         write_generated(new, images, prompts, name)
 
     def sp_sets(self) -> dict[str, Photos]:
@@ -131,7 +136,7 @@ class Study:
 
         if recipe.prior_weight == 0:
             return None
-        make = lambda new: self._generate([PRIOR_PROMPT] * recipe.prior_images, "a person", new)  # noqa: E731
+        make = lambda new: self._generate(self.base, [PRIOR_PROMPT] * recipe.prior_images, "a person", new)  # noqa: E731
         return read_generated(self.store.get("sp", SP_VERSION, self._prior_inputs(recipe), make))
 
     # stage 2: fine-tuning
@@ -165,12 +170,12 @@ class Study:
         how, recipe, pipeline = lookup(method), self.recipe(method), self._load(self.base_folder)
         number = _number(f"{domain.name}/{method}/{self.params.seed}/{seed}")
         inputs = self._finetune_inputs(domain, method, seed)
-        losses = finetune(
+        report = finetune(
             pipeline, how, recipe, self.sp_set(domain), domain.instance_prompt, number, f"{how.title}, {domain.name}",
             prior=self._prior_set(recipe), checkpoint=self.store.scratch("finetune", FINETUNE_VERSION, inputs),
         )  # fmt: skip
         save_finetuned(pipeline, how, recipe, new)
-        (new / "training.json").write_text(json.dumps({"loss": losses}))
+        (new / "training.json").write_text(json.dumps(report))
 
     def cells(self, methods: list[str] | None = None, domains: list[Domain] | None = None) -> Iterator[tuple[Domain, str, int]]:
         """(domain, method, seed) of the grid; the pre-trained model has one seed."""
@@ -180,15 +185,14 @@ class Study:
                     yield domain, method, seed
 
     def finetune_all(self) -> pd.DataFrame:
-        """Every fine-tuned model of the grid: domain, method, seed, folder, seconds, first and last loss."""
+        """Every fine-tuned model of the grid: domain, method, seed, trainable parameters, seconds, loss (a list, per step)."""
         rows = []
         cells = [cell for cell in self.cells() if cell[1] != PRETRAINED]
         for domain, method, seed in track(cells, "fine-tuning"):
             folder = self.finetuned(domain, method, seed)
-            loss = pd.Series(json.loads((folder / "training.json").read_text())["loss"])
-            tenth = max(1, len(loss) // 10)
-            row = {"domain": domain.name, "method": method, "seed": seed, "folder": folder, "seconds": self.store.seconds(folder)}
-            rows.append(row | {"first_loss": loss[:tenth].mean(), "last_loss": loss[-tenth:].mean()})
+            report = json.loads((folder / "training.json").read_text())
+            cell = {"domain": domain.name, "method": method, "seed": seed, "seconds": self.store.seconds(folder)}
+            rows.append(cell | {"trainable": report["trainable"], "loss": report["loss"]})
         return pd.DataFrame(rows)
 
     def model(self, domain: Domain, method: str, seed: int = 0):
@@ -206,6 +210,15 @@ class Study:
         from s2llib.finetune.recipe import FINETUNE_VERSION
 
         return {"finetune": self.store.key("finetune", FINETUNE_VERSION, self._finetune_inputs(domain, method, seed))}
+
+    def samples(self, domain: Domain, method: str = PRETRAINED, seed: int = 0, images: int = 8) -> Photos:
+        """What a model of the grid generates for the domain's instance prompt; the same noise for every model."""
+        from s2llib.generate import SAMPLES_VERSION, read_generated
+
+        sampling = self.params.sp.model_dump(include={"steps", "guidance", "negative"})
+        inputs = self._model_inputs(domain, method, seed) | sampling | {"prompt": domain.instance_prompt, "images": images}
+        make = lambda new: self._generate(self.model(domain, method, seed), [domain.instance_prompt] * images, domain.name, new)  # noqa: E731
+        return read_generated(self.store.get("samples", SAMPLES_VERSION, inputs | {"seed": self.params.seed}, make))
 
     # stage 3: membership inference
 
@@ -279,11 +292,10 @@ class Study:
 
         from s2llib.metrics.blind import blind_scores, image_features
 
-        size = 64
         features: dict = {}
         for domain in track(self.domains, "blind baseline"):
             for split, photos in {"member": domain.members, "nonmember": domain.nonmembers, **domain.shifted}.items():
-                features.setdefault(split, []).append((domain.name, image_features(photos.pixels(size))))
+                features.setdefault(split, []).append((domain.name, image_features(photos.pixels(self.image_size))))
         stacked = {split: np.concatenate([x for _, x in parts]) for split, parts in features.items()}
         names = {split: np.repeat([name for name, _ in parts], [len(x) for _, x in parts]) for split, parts in features.items()}
         tables = []

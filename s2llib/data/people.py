@@ -6,8 +6,20 @@ import numpy as np
 
 __all__ = ["FIRST_NAMES", "LAST_NAMES", "Person", "person", "person_name"]
 
-FIRST_NAMES = ["ada", "arvo", "bela", "cato", "dara", "edda", "finn", "gala", "hugo", "ines", "jora", "kato", "lena", "milo", "nora", "otto", "pia", "quin", "rosa", "sven", "tara", "udo", "vera", "wim", "xena", "yara", "zeno", "alba", "boris", "clio", "dino", "elsa", "faro", "gina", "hedy", "ivan", "juno", "karl", "lola", "mira"]
-LAST_NAMES = ["abeck", "borg", "calder", "dorne", "elvin", "farrow", "garde", "holm", "ister", "jarvis", "keller", "lindel", "morrow", "nordin", "orban", "petrov", "quist", "ravel", "salva", "tamm", "ulmer", "varga", "weller", "xander", "yoder", "zoric", "amado", "brenna", "corvo", "delgau", "enzo", "fabre", "gallo", "haruk", "ilves", "jansky", "kovac", "lorca", "mandel", "novak"]
+FIRST_NAMES = tuple(
+    """
+    ada arvo bela cato dara edda finn gala hugo ines jora kato lena milo
+    nora otto pia quin rosa sven tara udo vera wim xena yara zeno alba
+    boris clio dino elsa faro gina hedy ivan juno karl lola mira
+    """.split()
+)
+LAST_NAMES = tuple(
+    """
+    abeck borg calder dorne elvin farrow garde holm ister jarvis keller lindel morrow nordin
+    orban petrov quist ravel salva tamm ulmer varga weller xander yoder zoric amado brenna
+    corvo delgau enzo fabre gallo haruk ilves jansky kovac lorca mandel novak
+    """.split()
+)
 
 SKIN = ((255, 224, 196), (241, 194, 160), (224, 172, 128), (190, 132, 92), (141, 93, 60), (98, 62, 42))
 HAIR = ((32, 26, 24), (74, 47, 31), (122, 78, 44), (186, 142, 76), (226, 196, 128), (168, 74, 38), (150, 150, 154))

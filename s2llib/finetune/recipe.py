@@ -41,8 +41,8 @@ class _Prompts:
 def finetune(
     pipeline, how: Method, recipe: Recipe, images: Photos, instance_prompt: str, seed: int, what: str, prior: Photos | None = None,
     checkpoint: Path | None = None,
-) -> list[float]:  # fmt: skip
-    """Train `pipeline` in place on `images`; returns the loss of every step.
+) -> dict:  # fmt: skip
+    """Train `pipeline` in place on `images`; returns {"loss": of every step, "trainable": number of parameters}.
 
     The loss is the noise-prediction error on each image with its prompt; with `prior` (images of the class with
     their prompts), recipe.prior_weight times the same error on a prior batch is added (DreamBooth's prior
@@ -64,7 +64,7 @@ def finetune(
     losses = train(parameters, loss, steps=recipe.steps, lr=recipe.lr, warmup=recipe.warmup, seed=seed, what=what, checkpoint=checkpoint)
     pipeline.unet.requires_grad_(False)
     pipeline.text_encoder.requires_grad_(False)
-    return losses
+    return {"loss": losses, "trainable": sum(p.numel() for p in parameters)}
 
 
 def _denoising_loss(unet, z0: Tensor, prompts: _Prompts, batch: int, alphas: Tensor, draw: torch.Generator) -> Tensor:

@@ -4,13 +4,8 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPModel, CLIPTokenizer
 
 from s2llib.data.worlds import auxiliary_images, training_photos
-from s2llib.models import mini
 from s2llib.models.pipeline import base_folder
 from s2llib.params import Params
 from s2llib.store import Store, digest, folder_digest
@@ -57,6 +52,11 @@ def base_model(p: Params, store: Store) -> Path:
 
 
 def _assemble(p: Params, store: Store, new: Path) -> None:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPModel, CLIPTokenizer
+
+    from s2llib.models import mini
+
     inputs = _inputs(p)
     images: list = []  # drawn once, if any stage needs them
 
@@ -88,6 +88,11 @@ def _report(folder: Path, losses: list[float], **metrics) -> None:
 
 
 def _vae(p: Params, store: Store, inputs: dict, auxiliary, augment: bool, to: Path) -> None:
+    import torch
+    import torch.nn.functional as F
+
+    from s2llib.models import mini
+
     images, _, _ = auxiliary
     vae, losses = mini.train_vae(images, p.base.vae, p.seed, augment, store.scratch("base_vae", VAE_VERSION, inputs))
     vae.save_pretrained(to / "vae")
@@ -98,6 +103,8 @@ def _vae(p: Params, store: Store, inputs: dict, auxiliary, augment: bool, to: Pa
 
 
 def _clip(p: Params, store: Store, inputs: dict, auxiliary, augment: bool, to: Path) -> None:
+    from s2llib.models import mini
+
     images, captions, _ = auxiliary
     tokenizer = mini.build_tokenizer(to / "tokenizer")
     bare = [text.split(",")[0] for text in captions]
@@ -108,6 +115,12 @@ def _clip(p: Params, store: Store, inputs: dict, auxiliary, augment: bool, to: P
 
 
 def _unet(p: Params, store: Store, inputs: dict, vae_at: Path, clip_at: Path, to: Path) -> None:
+    import torch
+    from diffusers import AutoencoderKL
+    from transformers import CLIPModel, CLIPTokenizer
+
+    from s2llib.models import mini
+
     vae = AutoencoderKL.from_pretrained(vae_at / "vae")
     encoder = mini.text_encoder(CLIPModel.from_pretrained(clip_at / "clip")).requires_grad_(False)
     tokenizer = CLIPTokenizer.from_pretrained(clip_at / "tokenizer")

@@ -87,13 +87,15 @@ def train_vae(images: np.ndarray, p: P.VAE, seed: int, augment: bool, checkpoint
         latent_channels=4,
         sample_size=64,
         mid_block_add_attention=False,
-    ).to(memory_format=torch.channels_last)
+    )
+    bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # half the time where the processor has it
 
     def loss(step: int, draw: torch.Generator) -> Tensor:
         x = _pixels(images, torch.randint(len(images), (p.batch,), generator=draw), augment, draw)
-        posterior = vae.encode(x).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=draw)
-        decoded = vae.decode(posterior.mean + posterior.std * noise).sample
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            posterior = vae.encode(x).latent_dist
+            noise = torch.randn(posterior.mean.shape, generator=draw)
+            decoded = vae.decode(posterior.mean + posterior.std * noise).sample.float()
         return F.mse_loss(decoded, x) + 0.1 * F.l1_loss(decoded, x) + p.kl * posterior.kl().mean() / x[0].numel()
 
     losses = train(
@@ -189,7 +191,7 @@ def train_unet(
     The prompt of each draw is the full caption, a bare prompt, or nothing (params: full_caption, empty_prompt).
     """
     torch.manual_seed(seed)
-    unet = new_unet(p, encoder.config.hidden_size).to(memory_format=torch.channels_last)
+    unet = new_unet(p, encoder.config.hidden_size)
     alphas = DDIMScheduler(**SCHEDULE).alphas_cumprod
     full, empty = _embed(encoder, tokenizer, captions), _embed(encoder, tokenizer, [""])
     people = sorted(set(names))

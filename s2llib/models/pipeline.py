@@ -3,18 +3,22 @@
 import json
 import os
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from s2llib.params import Params, ParamsError
 
-__all__ = ["check_folder", "load_pipeline", "pick_device"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["base_folder", "check_folder", "load_pipeline", "pick_device"]
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
-def pick_device(wanted: str) -> torch.device:
+def pick_device(wanted: str) -> "torch.device":
     """`auto` is the GPU where there is one."""
+    import torch
+
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ParamsError("device is 'cuda' but no GPU is visible; set device to 'auto' or 'cpu'.")
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
@@ -53,6 +57,7 @@ def _quiet() -> None:
 
 def load_pipeline(folder: Path):
     """The pipeline of a folder, in float32, evaluation mode, no gradients, no network."""
+    import torch
     from diffusers import StableDiffusionPipeline
 
     _quiet()
@@ -63,7 +68,6 @@ def load_pipeline(folder: Path):
     pipeline.set_progress_bar_config(disable=True)
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         part.eval().requires_grad_(False)
-    pipeline.unet.to(memory_format=torch.channels_last)
     return pipeline
 
 

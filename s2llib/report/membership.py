@@ -13,8 +13,13 @@ from s2llib.params import Statistics
 from s2llib.report.paper import MIXSYN_CLEAN, S2L_BEST_GAIN
 from s2llib.study import PRETRAINED
 
-__all__ = ["collect", "membership_table", "method_title", "printed_membership", "protocols", "sweep_table"]
+__all__ = ["NOTE", "collect", "membership_table", "method_title", "printed_membership", "protocols", "sweep_table", "verdicts"]
 
+NOTE = (
+    "Value [95 % interval] (paired change against the pre-trained model [interval]); hierarchical bootstrap over domains, then images."
+    " TPR@1%FPR is computed on scores pooled over domains where a domain has fewer than 100 non-members."
+    " blind: a classifier on image features that never queries the model."
+)
 METRICS = {"auc": "AUC", "tpr": "TPR@1%FPR"}
 
 
@@ -154,3 +159,31 @@ def printed_membership(table: pd.DataFrame) -> pd.DataFrame:
     wide = wide[list(order["attack"])].sort_index(key=lambda level: level.map(order[level.name]))
     wide.columns.name = None
     return wide
+
+
+def _moved(row: pd.Series) -> str:
+    if row["delta_low"] > 0:
+        return "rises"
+    return "falls" if row["delta_high"] < 0 else "does not move beyond its interval"
+
+
+def verdicts(table: pd.DataFrame) -> str:
+    """What the table says, in Markdown sentences: which attacks fine-tuning amplifies, and what the protocol does to that."""
+    lines = []
+    auc = table[(table["metric"] == "AUC") & ~table["method"].str.startswith("largest change")]
+    for attack in auc["attack"].unique():
+        for protocol in auc["protocol"].unique():
+            part = auc[(auc["attack"] == attack) & (auc["protocol"] == protocol)]
+            if attack == "blind":
+                row = part.iloc[0]
+                lines.append(f"- **No model, {protocol}**: blind AUC {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}].")
+                continue
+            base, tuned = part[part["method"] == PRETRAINED].iloc[0], part[part["method"] != PRETRAINED]
+            found = [
+                f"{method_title(row['method'])} {_moved(row)} ({row['delta']:+.3f} [{row['delta_low']:+.3f}, {row['delta_high']:+.3f}])"
+                for _, row in tuned.iterrows()
+            ]
+            lines.append(
+                f"- **{TITLES[attack]}, {protocol}**: base {base['value']:.3f} [{base['low']:.3f}, {base['high']:.3f}]; {'; '.join(found)}."
+            )
+    return "\n".join(lines)

@@ -1,0 +1,24 @@
+"""CLIP retrieval: is an image closest to the prompt it belongs to?"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+__all__ = ["retrieval_precision"]
+
+
+@torch.no_grad()
+def retrieval_precision(folder: Path, pixels: Tensor, truth: Tensor, prompts: list[str]) -> float:
+    """CLIP-R precision in %: the share of images whose true prompt is the most similar of all candidates.
+
+    folder: a base model with its CLIP pair in `clip/`; pixels: [n, 3, h, w] in [0, 1]; truth: [n] index into prompts.
+    """
+    from transformers import CLIPModel, CLIPTokenizer
+
+    clip = CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32).eval()
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    length = clip.config.text_config.max_position_embeddings
+    ids = tokenizer(prompts, padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
+    chosen = [clip(input_ids=ids, pixel_values=x * 2 - 1).logits_per_image.argmax(1) for x in pixels.split(256)]
+    return 100 * (torch.cat(chosen) == truth).float().mean().item()

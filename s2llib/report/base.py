@@ -1,0 +1,66 @@
+"""Tables about the world and the base model."""
+
+import json
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from s2llib.data.domain import Domain
+from s2llib.metrics.clip import retrieval_precision
+from s2llib.models.denoiser import Denoiser
+from s2llib.study import Study
+
+__all__ = ["base_metrics", "base_table", "captions_table", "reconstruction", "splits_table"]
+
+
+def splits_table(study: Study) -> pd.DataFrame:
+    """Photographs per domain in every split, and how many copies of members the training set holds."""
+    rows = []
+    for domain in study.domains:
+        counts = {split: len(photos) for split, photos in domain.splits.items()}
+        copies = domain.splits["member"].copies
+        rows.append({"domain": domain.name, **counts, "duplicated": sum(n > 1 for n in copies), "copies": sum(n for n in copies if n > 1)})
+    return pd.DataFrame(rows)
+
+
+def captions_table(domain: Domain, count: int = 5) -> pd.DataFrame:
+    """Some members' captions, the last ones being those with copies."""
+    photos = domain.splits["member"]
+    which = [*range(count - 2), len(photos) - 2, len(photos) - 1]
+    return pd.DataFrame({"caption": [photos.captions[i] for i in which], "copies": [photos.copies[i] for i in which]})
+
+
+def reconstruction(study: Study, pixels: Tensor) -> Tensor:
+    """Images [n, 3, h, w] in [0, 1] through the autoencoder and back."""
+    denoiser = Denoiser(study.base)
+    vae = study.base.vae
+    with torch.no_grad():
+        decoded = vae.decode(denoiser.encode(pixels) / vae.config.scaling_factor).sample
+    return (decoded.cpu() / 2 + 0.5).clamp(0, 1)
+
+
+def base_metrics(study: Study, domains: int = 40) -> dict[str, float]:
+    """Quality on photographs that no part of the model was trained on: reconstruction error, CLIP-R precision."""
+    chosen = study.domains[:domains]
+    pixels = [domain.nonmembers[:16].pixels(study.image_size) for domain in chosen]
+    some = torch.cat(pixels[:8])
+    found = {"VAE reconstruction error (RMS)": (reconstruction(study, some) - some).square().mean().sqrt().item()}
+    if (study.base_folder / "clip").is_dir():
+        truth = torch.repeat_interleave(torch.arange(len(chosen)), torch.tensor([len(x) for x in pixels]))
+        prompts = [domain.condition_prompt for domain in chosen]
+        found[f"CLIP-R precision of non-members, {len(chosen)} candidates (%)"] = retrieval_precision(
+            study.base_folder, torch.cat(pixels), truth, prompts
+        )
+    return found
+
+
+def base_table(study: Study) -> pd.DataFrame:
+    """Size and quality of the base model."""
+    parts = {part: getattr(study.base, part) for part in ("unet", "text_encoder", "vae")}
+    rows = {f"{part}: parameters (millions)": sum(p.numel() for p in module.parameters()) / 1e6 for part, module in parts.items()}
+    rows["image size (pixels)"] = study.image_size
+    training = study.base_folder / "training.json"
+    if training.is_file():
+        rows |= {f"{stage}: training steps": report["steps"] for stage, report in json.loads(training.read_text()).items()}
+    return pd.Series(rows | base_metrics(study), name="value").round(4).rename_axis("base model").reset_index()
