@@ -5,7 +5,7 @@ import os
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its import notes that torchvision, which nothing here needs, is missing
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-from s2llib.params import ParamsError  # noqa: E402
-from s2llib.study import Study  # noqa: E402
+from s2llib.params import ParamsError
+from s2llib.study import Study
 
 __all__ = ["ParamsError", "Study"]

@@ -141,7 +141,7 @@ def execute(path: Path, to: Path, parameters: dict, status: Status) -> None:
             start = manager.cell_start
 
             def cell_start(cell, cell_index=None, **more):
-                status.cell = (cell_index or 0) + 1
+                status.cell = min((cell_index or 0) + 1, status.cells)
                 return start(cell, cell_index, **more)
 
             manager.cell_start = cell_start

@@ -24,7 +24,7 @@ def olivetti(data_home: str | None) -> np.ndarray:
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(15)
     try:
-        faces = fetch_olivetti_faces(data_home=str(home), n_retries=0, delay=0).images
+        faces = fetch_olivetti_faces(data_home=str(home), n_retries=1, delay=0.1).images
     except OSError:
         raise ParamsError(
             f"The Olivetti photographs are not in {home} and cannot be downloaded; on a machine with a network run"

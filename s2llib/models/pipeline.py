@@ -29,7 +29,8 @@ def check_folder(folder: Path) -> None:
     index = folder / "model_index.json"
     if not index.is_file():
         raise ParamsError(
-            f"base.path: {folder} is no diffusers pipeline (it has no model_index.json); save one there with save_pretrained."
+            f"base.path: {folder} is no diffusers pipeline (it has no model_index.json);"
+            " save one there, or name another base.path or a base.hub."
         )
     try:
         parts = json.loads(index.read_text())

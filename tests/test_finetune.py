@@ -1,0 +1,114 @@
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+from s2llib.data.domain import Photos
+from s2llib.finetune.methods import METHODS
+from s2llib.finetune.recipe import finetune, load_finetuned, save_finetuned
+from s2llib.generate import draw_prompts, sample
+from s2llib.loop import generator, train
+from s2llib.models.pipeline import load_pipeline
+from s2llib.params import SP, LoRA, Recipe
+
+RECIPES = {"dreambooth": Recipe(steps=3, batch=2, lr=1e-3), "lora": LoRA(steps=3, batch=2, lr=1e-2, rank=4, alpha=8)}
+RECIPES["dreambooth_lora"] = RECIPES["lora"]
+
+
+@pytest.fixture
+def images(tmp_path):
+    rng, paths = np.random.default_rng(0), []
+    for i in range(4):
+        Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+        paths.append(tmp_path / f"{i}.png")
+    return Photos(tuple(paths), ("photo of ada abeck", "face of ada abeck") * 2, (1,) * 4)
+
+
+def hashes(pipeline):
+    parts = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder, "vae": pipeline.vae}
+    digest = lambda module: hashlib.sha256(b"".join(p.numpy().tobytes() for p in module.state_dict().values())).hexdigest()  # noqa: E731
+    return {name: digest(module) for name, module in parts.items()}
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_plain_diffusers_loads_what_was_trained_and_only_declared_parts_changed(name, pipeline_folder, images, tmp_path):
+    how, recipe, pipeline = METHODS[name], RECIPES[name], load_pipeline(pipeline_folder)
+    before = hashes(pipeline)
+    finetune(pipeline, how, recipe, images, "photo of ada abeck", seed=0, what="test")
+    save_finetuned(pipeline, how, recipe, tmp_path / "tuned")
+    tuned = load_finetuned(pipeline_folder, tmp_path / "tuned")
+    after = hashes(tuned)
+    assert {part for part in before if before[part] != after[part]} == ({"unet", "text_encoder"} if how.text_encoder else {"unet"})
+
+    if how.lora:
+        plain = StableDiffusionPipeline.from_pretrained(pipeline_folder, safety_checker=None)
+        plain.load_lora_weights(tmp_path / "tuned")
+    else:
+        plain = StableDiffusionPipeline.from_pretrained(tmp_path / "tuned", safety_checker=None)
+    plain.set_progress_bar_config(disable=True)
+    arguments = {"num_inference_steps": 3, "output_type": "np"}
+    drawn = [p("photo of ada abeck", generator=generator(0), **arguments).images for p in (plain, tuned, pipeline)]
+    np.testing.assert_allclose(drawn[0], drawn[1], atol=2e-3)
+    np.testing.assert_allclose(drawn[0], drawn[2], atol=2e-3)
+    base = load_pipeline(pipeline_folder)("photo of ada abeck", generator=generator(0), **arguments).images
+    assert np.abs(drawn[0] - base).max() > 0.01
+
+
+@pytest.mark.parametrize("rank", [1, 4])
+def test_a_lora_has_exactly_the_expected_parameter_count(rank, pipeline, images):
+    layers = [m for n, m in pipeline.unet.named_modules() if n.endswith(("to_q", "to_v"))]
+    expected = sum(rank * (layer.in_features + layer.out_features) for layer in layers)
+    report = finetune(pipeline, METHODS["lora"], LoRA(steps=1, batch=2, rank=rank), images, "photo of ada abeck", 0, "test")
+    assert report["trainable"] == expected > 0
+
+
+def test_prior_preservation_adds_the_weighted_loss_of_the_prior_images(pipeline_folder, images):
+    def first_loss(weight):
+        recipe = Recipe(steps=1, batch=4, prior_weight=weight)
+        args = (load_pipeline(pipeline_folder), METHODS["dreambooth"], recipe, images, "photo of ada abeck", 0, "test")
+        return finetune(*args, prior=images)["loss"][0]
+
+    none, one, three = map(first_loss, (0.0, 1.0, 3.0))
+    assert three - none == pytest.approx(3 * (one - none), rel=1e-3)
+    assert one > none
+
+
+def test_a_resumed_training_gives_the_weights_of_an_uninterrupted_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("s2llib.loop.CHECKPOINT_SECONDS", 0)
+
+    def run(folder, stop=None):
+        weight = torch.nn.Parameter(torch.ones(5))
+
+        def loss(step, draw):
+            if step == stop:
+                raise KeyboardInterrupt
+            return (weight * torch.randn(5, generator=draw) - 1).square().sum()
+
+        losses = train([weight], loss, steps=20, lr=0.1, seed=4, what="test", cosine=True, ema=0.9, checkpoint=folder)
+        return weight.detach(), losses
+
+    whole, losses = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", stop=11)
+    resumed, again = run(tmp_path / "cut")
+    assert torch.equal(whole, resumed)
+    assert losses == again
+
+
+def test_image_i_does_not_depend_on_the_batch_it_is_drawn_in(pipeline):
+    prompts = ["photo of ada abeck", "face of arvo borg", "photo of bela calder"]
+    whole = sample(pipeline, prompts, seed=1, steps=2, guidance=3.0, batch=3)
+    single = sample(pipeline, prompts, seed=1, steps=2, guidance=3.0, batch=1)
+    assert whole.shape == (3, 64, 64, 3)
+    assert np.abs(whole.astype(int) - single).max() <= 1
+    assert np.abs(whole[0].astype(int) - sample(pipeline, prompts[:1], seed=2, steps=2, guidance=3.0)).max() > 1
+
+
+def test_a_template_is_drawn_for_every_image_with_its_weight():
+    drawn = draw_prompts("ada abeck", 4000, SP(suffix="high quality"), seed=0)
+    share = np.mean([text == "photo of ada abeck, high quality" for text in drawn])
+    assert abs(share - 0.7) < 4 * np.sqrt(0.21 / 4000)
+    assert set(drawn) == {"photo of ada abeck, high quality", "face of ada abeck, high quality"}

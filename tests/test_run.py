@@ -1,0 +1,113 @@
+"""The headless runner, as a user calls it."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FAST = ["--profile", "tiny", "--set", "finetune.methods=[dreambooth]", "--set", "base.unet.epochs=10"]
+
+
+def environment(home):
+    return os.environ | {"S2L_HOME": str(home / "artifacts"), "S2L_FIGURES": str(home / "figures"), "OMP_NUM_THREADS": "1"}
+
+
+def call(home, *arguments, **options):
+    command = [sys.executable, "-m", "s2llib.run", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment(home), capture_output=True, text=True, timeout=600, **options)
+
+
+def tables(home):
+    return {path.name: path.read_bytes() for path in sorted((home / "figures" / "tiny").glob("*.csv"))}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of notebook 03 that nothing disturbed."""
+    home = tmp_path_factory.mktemp("finished")
+    done = call(home, *FAST, "--only", "03")
+    assert done.returncode == 0, done.stderr
+    return home
+
+
+def kill_group(process):
+    """SIGKILL for the process group and for the kernels, which are in groups of their own."""
+    if process.poll() is not None:
+        return
+    family = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
+    for pid in family:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(os.getpgid(pid), signal.SIGKILL)
+    process.wait()
+
+
+def test_a_run_killed_at_random_times_gives_the_tables_of_one_that_was_not(finished, tmp_path):
+    rng, killed = random.Random(0), 0
+    command = [sys.executable, "-m", "s2llib.run", *FAST, "--only", "03"]
+    for _ in range(3):
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen(command, cwd=ROOT, env=environment(tmp_path), start_new_session=True, **quiet)
+        time.sleep(rng.uniform(5, 12))
+        killed += process.poll() is None
+        kill_group(process)
+    assert killed >= 2
+    done = call(tmp_path, *FAST, "--only", "03")
+    assert done.returncode == 0, done.stderr
+    assert len(tables(finished)) >= 2
+    assert tables(tmp_path) == tables(finished)
+
+
+def test_a_second_call_executes_nothing(finished):
+    start = time.monotonic()
+    done = call(finished, *FAST, "--only", "03")
+    assert "unchanged" in done.stdout
+    assert "made" not in done.stdout
+    assert time.monotonic() - start < 10
+
+
+def test_another_seed_gives_other_tables_and_a_lost_figure_is_made_again(finished):
+    before = tables(finished)
+    done = call(finished, *FAST, "--only", "03", "--set", "finetune.seeds=[1]")
+    assert done.returncode == 0, done.stderr
+    assert tables(finished)["s2l_membership.csv"] != before["s2l_membership.csv"]
+    assert call(finished, *FAST, "--only", "03").returncode == 0  # same seed again, after another run in the same store
+    assert tables(finished) == before
+    (finished / "figures" / "tiny" / "s2l_roc.png").unlink()
+    assert "made" in call(finished, *FAST, "--only", "03").stdout
+    assert (finished / "figures" / "tiny" / "s2l_roc.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--profile", "labb"], "Unknown profile 'labb'"),
+        (["--profile", "tiny", "--set", "sp.imagse=3"], "sp.imagse is not a known key"),
+        (["--profile", "tiny", "--set", "finetune.lora.steps=-1"], "finetune.lora.steps is -1"),
+        (["--profile", "tiny", "--set", "world.domains=[nobody]"], "unknown domain 'nobody'"),
+        (["--profile", "tiny", "--set", "sp.images"], "write KEY=VALUE"),
+        (["--profile", "tiny", "--only", "77"], "There is no notebook 77"),
+        (["--profile", "tiny", "--set", "base.path=/etc"], "/etc is no diffusers pipeline"),
+        (["--profile", "paper"], "is no diffusers pipeline"),
+    ],
+)
+def test_bad_input_stops_with_one_sentence_and_a_failing_exit_code(tmp_path, arguments, message):
+    done = call(tmp_path, *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "artifacts").exists()
+
+
+def test_help_needs_nothing_installed():
+    done = subprocess.run(["bash", "run_all.sh", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    for flag in ("--profile", "--only", "--from", "--fresh", "--set", "--test", "--help"):
+        assert flag in done.stdout

@@ -1,0 +1,99 @@
+"""The tiny study as a whole: what its tables hold and what they depend on."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from s2llib import Study
+from s2llib.report import Report
+from s2llib.report.membership import membership_table, printed_membership, sweep_table, verdicts
+from s2llib.study import PRETRAINED
+
+
+@pytest.fixture(scope="module")
+def scores(study):
+    return study.membership()
+
+
+@pytest.fixture(scope="module")
+def table(study, scores):
+    return membership_table(scores, study.blind(), study.params.statistics)
+
+
+def test_every_cell_of_the_grid_is_scored_by_every_attack(study, scores):
+    cells = scores.groupby(["domain", "method", "attack"]).size()
+    assert len(cells) == 2 * 4 * 5
+    single_copy_members, nonmembers, studio, street = 6, 6, 4, 4
+    assert set(cells) == {single_copy_members + nonmembers + studio + street}
+    assert scores["score"].notna().all()
+
+
+def test_the_stored_cost_is_the_defined_one(scores):
+    cost = scores.groupby("attack")["evaluations"].unique().map(list).to_dict()
+    assert cost == {"secmi": [6], "pia": [2], "pian": [2], "loss": [5], "sima": [1]}
+
+
+def test_every_value_has_an_interval_and_every_change_is_the_difference(table):
+    assert (table["low"] <= table["value"] + 1e-9).all()
+    assert (table["value"] <= table["high"] + 1e-9).all()
+    keys = ["attack", "protocol", "metric"]
+    tuned = table[table["delta"].notna()].merge(table[table["method"] == PRETRAINED], on=keys, suffixes=("", "_base"))
+    assert len(tuned) == 5 * 3 * (3 * 2 + 1)
+    assert (tuned["delta"] - (tuned["value"] - tuned["value_base"])).abs().max() < 1e-9
+
+
+def test_the_auc_of_the_table_is_that_of_the_scores(scores, table):
+    from sklearn.metrics import roc_auc_score
+
+    part = scores[(scores["method"] == "lora") & (scores["attack"] == "pia") & scores["split"].isin(["member", "studio"])]
+    each = [roc_auc_score(p["split"] == "member", p["score"]) for _, p in part.groupby("domain")]
+    row = table.query("method == 'lora' and attack == 'pia' and protocol == 'shifted (studio)' and metric == 'AUC'")
+    assert row["value"].item() == pytest.approx(sum(each) / len(each))
+
+
+def test_papers_values_stand_only_where_they_are_known(table):
+    known = table[table["paper"].notna()]
+    assert set(known["paper"]) == {0.054}
+    assert set(known["attack"]) == {"secmi"}
+    assert set(table[table["mixsyn_table1"].notna()]["attack"]) == {"secmi", "pia"}
+    assert table.query("method == 'dreambooth' and attack == 'pia' and metric == 'AUC'")["mixsyn_table1"].unique().tolist() == [0.749]
+
+
+def test_a_table_is_written_in_three_forms_with_its_provenance(study, table, tmp_path, monkeypatch):
+    monkeypatch.setenv("S2L_FIGURES", str(tmp_path))
+    Report(study, "03").table("s2l_membership", table, printed_membership(table), "a note")
+    folder = tmp_path / "tiny"
+    assert len(pd.read_csv(folder / "s2l_membership.csv")) == len(table)
+    assert "DreamBooth+LoRA" in (folder / "s2l_membership.md").read_text()
+    assert r"\begin{tabular}" in (folder / "s2l_membership.tex").read_text()
+    source = json.loads((folder / "provenance.json").read_text())
+    assert {"profile", "seeds", "packages", "commit", "hardware", "files"} <= set(source)
+    assert source["files"]["s2l_membership.csv"]["notebook"] == "03"
+
+
+def test_the_verdict_follows_the_intervals():
+    row = {"attack": "pia", "protocol": "iid", "metric": "AUC", "value": 0.6, "low": 0.5, "high": 0.7}
+    tuned = [
+        row | {"method": "dreambooth", "delta": 0.1, "delta_low": 0.05, "delta_high": 0.15},
+        row | {"method": "lora", "delta": -0.1, "delta_low": -0.15, "delta_high": -0.05},
+        row | {"method": "dreambooth_lora", "delta": 0.01, "delta_low": -0.05, "delta_high": 0.05},
+    ]
+    text = verdicts(pd.DataFrame([row | {"method": PRETRAINED}, *tuned]))
+    assert "DreamBooth rises" in text
+    assert "LoRA falls" in text
+    assert "DreamBooth+LoRA does not move" in text
+
+
+def test_the_sweep_covers_each_attack_and_timestep_before_and_after(study):
+    table = sweep_table(study.sweep(), study.params.statistics)
+    assert len(table) == 5 * 2 * 2
+    assert set(table["t"]) == {20, 100}
+
+
+def test_another_finetuning_seed_gives_another_model_and_the_same_base(study):
+    other = Study.from_profile("tiny", {"finetune.seeds": [1], "finetune.methods": ["lora"], "world.domains": 1})
+    mine = study.membership(["pretrained", "lora"]).query(f"domain == '{other.domains[0].name}'")
+    theirs = other.membership()
+    same = {method: mine[mine["method"] == method]["score"].tolist() == part["score"].tolist() for method, part in theirs.groupby("method")}
+    assert same == {"pretrained": True, "lora": False}
