@@ -130,8 +130,8 @@ def clock(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def execute(path: Path, to: Path, parameters: dict, status: Status) -> None:
-    """Execute a notebook through papermill, telling `status` which cell runs."""
+def execute(path: Path, to: Path, parameters: dict, status: Status) -> str | None:
+    """Execute a notebook through papermill, telling `status` which cell runs; returns what failed, if anything."""
     import papermill
     from papermill.engines import NBClientEngine, papermill_engines
 
@@ -148,16 +148,12 @@ def execute(path: Path, to: Path, parameters: dict, status: Status) -> None:
             return super().execute_managed_notebook(manager, *args, **kwargs)
 
     papermill_engines.register("watched", Watched)
-    papermill.execute_notebook(
-        path,
-        to,
-        parameters,
-        engine_name="watched",
-        progress_bar=False,
-        kernel_name="python3",
-        cwd=ROOT,
-        extra_arguments=["--log-level=ERROR"],
-    )
+    quiet = {"progress_bar": False, "extra_arguments": ["--log-level=ERROR"]}
+    try:
+        papermill.execute_notebook(path, to, parameters, engine_name="watched", kernel_name="python3", cwd=ROOT, **quiet)
+    except papermill.PapermillExecutionError as error:
+        return f"cell {error.exec_count}: {error.ename}: {error.evalue}"
+    return None
 
 
 def outputs(profile: str, notebook: str) -> dict[str, str]:
@@ -196,8 +192,6 @@ def store_outputs(executed: Path, notebook: Path) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from papermill.exceptions import PapermillExecutionError
-
     from s2llib.store import write_atomic
     from s2llib.study import Study
 
@@ -217,11 +211,10 @@ def run(args: argparse.Namespace) -> int:
             label, executed = f"[{number}/{len(notebooks)}] {path.stem}", folder / path.name
             print(f"{label} ...", file=sys.stderr, flush=True)
             start, cells = time.monotonic(), len(json.loads(path.read_text())["cells"])
-            try:
-                with Status(label, cells, record.get("seconds")) as status:
-                    execute(path, executed, {"profile": args.profile, "overrides": changed}, status)
-            except PapermillExecutionError as error:
-                print(f"{path.stem} failed in cell {error.exec_count}: {error.ename}: {error.evalue}", file=sys.stderr)
+            with Status(label, cells, record.get("seconds")) as status:
+                failure = execute(path, executed, {"profile": args.profile, "overrides": changed}, status)
+            if failure:
+                print(f"{path.stem} failed in {failure}", file=sys.stderr)
                 print(f"The notebook with the error is {executed}; run the same command again to go on from here.", file=sys.stderr)
                 return 1
             written = outputs(args.profile, path.stem)

@@ -5,13 +5,15 @@ gets DreamBooth's fixed instance prompt or keeps the SP prompt it was generated 
 """
 
 from dataclasses import dataclass
-
-from peft import LoraConfig
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from s2llib.params import LoRA, ParamsError, Recipe
 
-__all__ = ["METHODS", "Method", "method", "trainable_parameters"]
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from torch import Tensor
+
+__all__ = ["METHODS", "Method", "adapter", "method", "trainable_parameters"]
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,14 @@ def method(name: str) -> Method:
     return METHODS[name]
 
 
-def adapter(part: str, recipe: LoRA) -> LoraConfig:
+def adapter(part: str, recipe: LoRA) -> "LoraConfig":
     """Low-rank adapters on the attention queries and values of the UNet or the text encoder."""
+    from peft import LoraConfig
+
     return LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=ATTENTION[part], init_lora_weights="gaussian")
 
 
-def trainable_parameters(pipeline, how: Method, recipe: Recipe) -> list[Tensor]:
+def trainable_parameters(pipeline, how: Method, recipe: Recipe) -> "list[Tensor]":
     """Freeze the pipeline, add adapters if the method wants them, and return what it trains."""
     parts = ["unet", "text_encoder"] if how.text_encoder else ["unet"]
     for part in (pipeline.unet, pipeline.text_encoder, pipeline.vae):

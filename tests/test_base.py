@@ -1,0 +1,97 @@
+"""The shipped base model: what the repository promises of it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors import safe_open
+
+from s2llib import Study
+from s2llib.models import mini
+from s2llib.report.base import base_metrics
+
+SHIPPED = Path(__file__).resolve().parent.parent / "models" / "lab"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    return Study.from_profile("lab", {"world.domains": 4}, root=tmp_path_factory.mktemp("lab"))
+
+
+def test_it_is_small_half_precision_and_carries_its_card():
+    files = [path for path in SHIPPED.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 25e6
+    for path in SHIPPED.rglob("*.safetensors"):
+        with safe_open(path, "pt") as weights:
+            assert {weights.get_slice(name).get_dtype() for name in weights.keys()} <= {"F16", "I64"}  # noqa: SIM118
+    assert "## Metrics" in (SHIPPED / "README.md").read_text()
+
+
+def test_plain_diffusers_draws_with_it():
+    pipeline = StableDiffusionPipeline.from_pretrained(SHIPPED, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline("a photo of ada abeck", num_inference_steps=2).images[0].size == (64, 64)
+
+
+def test_unseen_photographs_survive_the_autoencoder_and_clip_knows_the_people(lab):
+    found = base_metrics(lab)
+    assert found["VAE reconstruction error (RMS)"] <= 0.05
+    assert found["CLIP-R precision of non-members, 4 candidates (%)"] > 50
+
+
+def test_its_schedule_is_stable_diffusions(pipeline_folder):
+    for folder in (SHIPPED, pipeline_folder):
+        config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+        assert [config[key] for key in ("beta_schedule", "beta_start", "beta_end")] == ["scaled_linear", 0.00085, 0.012]
+
+
+def test_every_word_of_every_caption_is_one_token(tmp_path):
+    from s2llib.data.portraits import portrait
+
+    tokenizer = mini.build_tokenizer(tmp_path)
+    for who in range(45):
+        caption = portrait(1, who, "member", 0)[1]
+        words = caption.replace(",", " ,").split()
+        assert len(tokenizer.tokenize(caption)) == len(words)
+        assert len(tokenizer(caption).input_ids) <= mini.TOKENS
+
+
+def test_the_unconditional_share_and_the_copies_reach_the_unet(monkeypatch, tmp_path):
+    """Count what pre-training draws: an image with c copies c times an epoch, prompts in the stated shares."""
+    from s2llib.params import UNet
+
+    tokenizer, seen = mini.build_tokenizer(tmp_path), []
+
+    class Encoder(torch.nn.Module):
+        config = type("Config", (), {"hidden_size": 1})
+
+        def forward(self, ids):
+            return (ids.sum(1).float().view(-1, 1, 1),)
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, z, t, c):
+            seen.append((z.detach(), c.flatten().clone()))
+            return type("Out", (), {"sample": z * self.w})
+
+    monkeypatch.setattr(mini, "new_unet", lambda *_: Net())
+    copies = [1, 1, 4]
+    z = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 4, 16, 16)
+    captions = ["a photo of ada abeck, sad", "a photo of arvo borg, sad", "a photo of bela calder, sad"]
+    p = UNet(epochs=300, batch=3, full_caption=0.5, empty_prompt=0.1)
+    _, losses = mini.train_unet(z, captions, ["ada abeck", "arvo borg", "bela calder"], copies, Encoder(), tokenizer, p, 0, tmp_path)
+    assert len(losses) == 300 * 2
+    c = torch.cat([prompts for _, prompts in seen])
+    empty = mini.tokenize(tokenizer, [""]).sum().float()
+    full = mini.tokenize(tokenizer, captions).sum(1).float()
+    n = len(c)
+    assert n == 300 * 6
+    assert abs((c == empty).float().mean() - 0.1) < 4 * (0.09 / n) ** 0.5
+    assert abs(torch.isin(c, full).float().mean() - 0.5) < 4 * (0.25 / n) ** 0.5
+    third = (c == full[2]).sum() / torch.isin(c, full).sum()
+    assert abs(third - 4 / 6) < 4 * (0.22 / (n / 2)) ** 0.5
