@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a parameter, such as sp.images=96 (may be repeated)"
     )
-    p.add_argument("--store", action="store_true", help="keep the executed notebooks' outputs in notebooks/ (for maintainers)")
+    p.add_argument("--store", action="store_true", help="for maintainers: outputs into notebooks/, gallery into figures/")
     p.add_argument("--test", action="store_true", help="run the tests and every notebook on the tiny profile instead")
     return p
 
@@ -223,6 +223,10 @@ def run(args: argparse.Namespace) -> int:
             rows.append((path.stem, "made", record["seconds"], len(written)))
         if args.store:
             store_outputs(folder / path.name, path)
+    if args.store:
+        from s2llib.report.gallery import write_gallery
+
+        write_gallery(args.profile)
     summary(rows, args.profile, folder)
     return 0
 

@@ -19,8 +19,8 @@ Made by `python -m s2llib.ship`; `--set base.retrain=true` trains it again in an
 
 ## Data
 
-Procedural portraits of {people} invented people (world seed {world_seed}). UNet: {members} members a person, {duplicated:.0%} of them in
-{copies} copies. VAE and CLIP: {auxiliary} other photographs a person, in no split of any study. No real person, no licence but the repository's.
+Procedural portraits of {people} invented people (world seed {world_seed}); no real person. UNet: {members} members a person,
+{duplicated:.0%} of them in {copies} copies. VAE and CLIP: {auxiliary} other photographs a person, in no split of any study.
 
 ## Training
 

@@ -1,0 +1,49 @@
+"""`figures/README.md`: the tables and figures of one profile on a page that GitHub renders."""
+
+import json
+
+from s2llib.report.report import figures_root
+from s2llib.store import write_atomic
+
+__all__ = ["write_gallery"]
+
+# name: what it shows, in the order of the page
+CAPTIONS = {
+    "world": "The world: members, iid non-members and the two shifted styles of two people.",
+    "base_model": "The base model: size and quality.",
+    "base_reconstruction": "Photographs that no part of the model was trained on, and what the autoencoder makes of them.",
+    "base_samples": "What the base model generates for a name, beside members.",
+    "sp_sets": "SP sets: what the attacker generates, beside the members, which the attacker never sees.",
+    "s2l_finetuning": "Fine-tuning methods: what trains, for how long.",
+    "s2l_finetuning_loss": "Training loss, averaged over domains.",
+    "s2l_before_after": "The same noise and prompt through the base model and each fine-tuned one.",
+    "s2l_membership": "Membership inference before and after fine-tuning on self-generated images.",
+    "s2l_membership_changes": "Paired change in AUC against the pre-trained model.",
+    "s2l_roc": "ROC curves (iid), logarithmic axes.",
+    "s2l_timesteps": "AUC against the attack's timestep, before and after.",
+    "s2l_protocols": "What the choice of the non-members does; red: the blind baseline.",
+}
+WIDE_TABLES = ("s2l_timesteps",)  # linked, not printed
+
+
+def write_gallery(profile: str) -> None:
+    """Write the gallery of a finished profile."""
+    folder = figures_root() / profile
+    source = json.loads((folder / "provenance.json").read_text())
+    hardware, commits = source["hardware"], sorted({made["commit"][:12] for made in source["files"].values()})
+    lines = [
+        f"# Gallery: the `{profile}` run",
+        "",
+        f"Made with torch {source['packages']['torch']} on {hardware['processor']} ({hardware['threads']} threads), seeds {source['seeds']},"
+        f" commit {', '.join(commits)}. Every file's provenance: [provenance.json]({profile}/provenance.json).",
+    ]
+    for name, caption in CAPTIONS.items():
+        if not any((folder / f"{name}.{kind}").is_file() for kind in ("png", "md")):
+            continue
+        links = [f"[{kind}]({profile}/{name}.{kind})" for kind in ("pdf", "csv", "tex") if (folder / f"{name}.{kind}").is_file()]
+        lines += ["", f"## {name}", "", f"{caption} {' · '.join(links)}"]
+        if (folder / f"{name}.png").is_file():
+            lines += ["", f"![{caption}]({profile}/{name}.png)"]
+        if (folder / f"{name}.md").is_file() and name not in WIDE_TABLES:
+            lines += ["", (folder / f"{name}.md").read_text().strip()]
+    write_atomic(figures_root() / "README.md", "\n".join(lines) + "\n")
