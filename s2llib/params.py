@@ -99,8 +99,8 @@ class UNet(Section):
     layers: Positive = 1
     head_dim: Positive = 16
     epochs: Positive = 40
-    batch: Positive = 64
-    lr: Rate = 5e-4
+    batch: Positive = 32
+    lr: Rate = 1.5e-3
     ema: Share = 0.995
     full_caption: Share = 0.5
     empty_prompt: Share = 0.1

@@ -34,8 +34,8 @@ def write_gallery(profile: str) -> None:
     lines = [
         f"# Gallery: the `{profile}` run",
         "",
-        f"Made with torch {source['packages']['torch']} on {hardware['processor']} ({hardware['threads']} threads), seeds {source['seeds']},"
-        f" commit {', '.join(commits)}. Every file's provenance: [provenance.json]({profile}/provenance.json).",
+        f"Made with torch {source['packages']['torch']} on {hardware['processor']} ({hardware['threads']} threads),"
+        f" seeds {source['seeds']}, commit {', '.join(commits)}. Every file's provenance: [provenance.json]({profile}/provenance.json).",
     ]
     for name, caption in CAPTIONS.items():
         if not any((folder / f"{name}.{kind}").is_file() for kind in ("png", "md")):
