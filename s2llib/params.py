@@ -117,7 +117,6 @@ class Base(Section):
 
     path: str | None = None
     hub: str | None = None
-    retrain: bool = False
     auxiliary: Positive = 100
     vae: VAE = VAE()
     clip: CLIP = CLIP()
@@ -128,10 +127,6 @@ class Base(Section):
         if self.path and self.hub:
             raise ValueError("give `path` or `hub`, not both")
         return self
-
-    @property
-    def trained_here(self) -> bool:
-        return self.retrain or not (self.path or self.hub)
 
 
 class SP(Section):
@@ -223,12 +218,18 @@ class Params(Section):
     profile: str
     seed: Count = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    retrain_base: bool = False
     world: World
     base: Base = Base()
     sp: SP = SP()
     finetune: Finetune = Finetune()
     attacks: Attacks = Attacks()
     statistics: Statistics = Statistics()
+
+    @property
+    def trains_base(self) -> bool:
+        """Whether the base model is trained here, not read from a folder."""
+        return self.retrain_base or not (self.base.path or self.base.hub)
 
 
 def profiles() -> list[str]:

@@ -15,7 +15,7 @@ SHIPPED = Path(__file__).resolve().parent.parent / "models" / "lab"
 CARD = """# The lab's base model
 
 A `StableDiffusionPipeline` in half precision that plain diffusers loads, and the CLIP pair (`clip/`) whose text tower is its text encoder.
-Made by `python -m s2llib.ship`; `--set base.retrain=true` trains it again in any run of the `lab` profiles.
+Made by `python -m s2llib.ship`; `--set retrain_base=true` trains it again in any run of the `lab` profiles.
 
 ## Data
 
@@ -63,7 +63,7 @@ def card(study: Study, metrics: dict[str, float], log: str) -> str:
 
 
 def main() -> None:
-    study = Study.from_profile("lab-full", {"base.retrain": True})
+    study = Study.from_profile("lab-full", {"retrain_base": True})
     log = (SHIPPED / "calibration.md").read_text() if (SHIPPED / "calibration.md").is_file() else ""
     metrics = base_metrics(study)
     for part in ("vae", "unet", "text_encoder"):

@@ -16,6 +16,7 @@ from s2llib.data.domain import Domain, Photos
 from s2llib.data.worlds import domain_names, load_domains
 from s2llib.params import Params, ParamsError, Recipe, load_params
 from s2llib.progress import track
+from s2llib.scale import precompute
 from s2llib.store import Store, digest
 
 __all__ = ["PRETRAINED", "Study"]
@@ -53,9 +54,9 @@ class Study:
         p = self.params
         for name in p.finetune.methods:
             method(name)
-        if p.base.trained_here and p.world.kind == "folder":
+        if p.trains_base and p.world.kind == "folder":
             raise ParamsError(f"params/{p.profile}.yaml: a folder world needs a base model; set base.path or base.hub.")
-        if not p.base.trained_here and not p.base.hub:
+        if not p.trains_base and not p.base.hub:
             check_folder(base_folder(p))
         pick_device(p.device)
         domain_names(p.world)
@@ -188,6 +189,7 @@ class Study:
         """Every fine-tuned model of the grid: domain, method, seed, trainable parameters, seconds, loss (a list, per step)."""
         rows = []
         cells = [cell for cell in self.cells() if cell[1] != PRETRAINED]
+        precompute(self, "finetuned", cells)
         for domain, method, seed in track(cells, "fine-tuning"):
             folder = self.finetuned(domain, method, seed)
             report = json.loads((folder / "training.json").read_text())
@@ -242,8 +244,12 @@ class Study:
         Columns: domain, method, seed, attack, setting, evaluations (of the UNet, per image), split, image, score.
         """
         cells = list(self.cells(methods))
-        settings = self.attack_settings()
-        return pd.concat([self._scores(*cell, settings) for cell in track(cells, "membership")], ignore_index=True)
+        precompute(self, "scores", cells)
+        return pd.concat([self.scores(*cell) for cell in track(cells, "membership")], ignore_index=True)
+
+    def scores(self, domain: Domain, method: str, seed: int = 0) -> pd.DataFrame:
+        """Membership scores of one cell at the calibrated settings; columns as `membership`."""
+        return self._scores(domain, method, seed, self.attack_settings())
 
     def sweep(self) -> pd.DataFrame:
         """Membership scores against the attacks' timesteps, before and after, on the sweep's domains; columns as `membership`."""

@@ -74,7 +74,7 @@ def load_pipeline(folder: Path):
 
 def base_folder(params: Params) -> Path | None:
     """Where a base model that is not trained here lies; downloads it only if `base.hub` asks for that."""
-    if params.base.trained_here:
+    if params.trains_base:
         return None
     if params.base.hub:
         from huggingface_hub import snapshot_download

@@ -28,6 +28,14 @@ def _title(attack: str) -> str:
     return TITLES.get(attack, attack)
 
 
+def _finish(figure: Figure, axis: plt.Axes) -> None:
+    """One legend to the right of all panels."""
+    figure.tight_layout()
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    plt.close(figure)
+
+
 def contact_sheet(rows: dict[str, Tensor], columns: int = 8, edge: float = 0.75) -> Figure:
     """One labelled row of images for every entry; images are [n, 3, h, w] in [0, 1]."""
     figure, axes = plt.subplots(len(rows), columns, figsize=(edge * columns + 1.3, edge * len(rows)), squeeze=False)
@@ -68,9 +76,7 @@ def roc(scores: pd.DataFrame, split: str = NONMEMBER) -> Figure:
         axis.plot([1e-3, 1], [1e-3, 1], ":", color="black", lw=0.8)
         axis.set(xscale="log", yscale="log", xlim=(1e-3, 1), ylim=(1e-3, 1), title=_title(attack), xlabel="false positive rate")
     axes[0, 0].set_ylabel("true positive rate")
-    axes[0, -1].legend(frameon=False, fontsize=6, loc="lower right")
-    figure.tight_layout()
-    plt.close(figure)
+    _finish(figure, axes[0, 0])
     return figure
 
 
@@ -94,9 +100,7 @@ def changes(table: pd.DataFrame) -> Figure:
         axis.axvline(0, color="black", lw=0.8)
         axis.set(title=protocol, xlabel="change in AUC", yticks=range(len(attacks)), yticklabels=[_title(a) for a in attacks])
     axes[0, 0].invert_yaxis()
-    axes[0, 0].legend(frameon=False, fontsize=6)
-    figure.tight_layout()
-    plt.close(figure)
+    _finish(figure, axes[0, 0])
     return figure
 
 
@@ -118,9 +122,7 @@ def protocol_contrast(table: pd.DataFrame) -> Figure:
         axis.set(title=_title(attack), xticks=range(len(names)))
         axis.set_xticklabels([name.replace("shifted ", "") for name in names], fontsize=7)
     axes[0, 0].set_ylabel("AUC")
-    axes[0, -1].legend(frameon=False, fontsize=6)
-    figure.tight_layout()
-    plt.close(figure)
+    _finish(figure, axes[0, 0])
     return figure
 
 
@@ -138,7 +140,5 @@ def sweep(table: pd.DataFrame) -> Figure:
         axis.axhline(0.5, color="black", lw=0.8, ls=":")
         axis.set(title=_title(attack), xlabel="timestep t")
     axes[0, 0].set_ylabel("AUC (iid)")
-    axes[0, -1].legend(frameon=False, fontsize=6)
-    figure.tight_layout()
-    plt.close(figure)
+    _finish(figure, axes[0, 0])
     return figure
