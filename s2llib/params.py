@@ -188,10 +188,10 @@ class Loss(Section):
 
 
 class Sweep(Section):
-    """Attack score against its timestep, before and after (a figure, and how t is calibrated)."""
+    """Attack score against its timestep, iid, before and after: a figure, and how t is calibrated."""
 
-    timesteps: list[Timestep] = [20, 50, 100, 200, 300, 400]
-    secmi_k: list[Positive] = [10]
+    timesteps: list[Timestep] = [50, 100, 200, 300, 400]
+    secmi: list[SecMI] = [SecMI(k=10, t=t) for t in (20, 40, 60, 80, 100, 140)]
     methods: list[str] = ["dreambooth"]
     domains: Positive = 4
 

@@ -230,13 +230,12 @@ class Study:
         return {name: [getattr(a, name).model_dump()] for name in a.names}
 
     def sweep_settings(self) -> dict[str, list[dict]]:
-        """Each attack at every timestep of the sweep; SecMI at its strides' multiples."""
+        """Each attack at every setting of the sweep."""
         p = self.params.attacks
-        single = {name: [{"t": t} for t in p.sweep.timesteps] for name in p.names if name in ("pia", "pian", "sima")}
-        secmi = [{"k": k, "t": max(k, t // k * k)} for k in p.sweep.secmi_k for t in p.sweep.timesteps]
+        single = [{"t": t} for t in p.sweep.timesteps]
         losses = [{"timesteps": [t], "draws": p.loss.draws} for t in p.sweep.timesteps]
-        many = {"secmi": secmi, "loss": losses}
-        return {name: single.get(name) or many[name] for name in p.names}
+        special = {"secmi": [setting.model_dump() for setting in p.sweep.secmi], "loss": losses}
+        return {name: special.get(name, single) for name in p.names}
 
     def membership(self, methods: list[str] | None = None) -> pd.DataFrame:
         """Membership scores of the grid at the calibrated settings.
@@ -252,27 +251,28 @@ class Study:
         return self._scores(domain, method, seed, self.attack_settings())
 
     def sweep(self) -> pd.DataFrame:
-        """Membership scores against the attacks' timesteps, before and after, on the sweep's domains; columns as `membership`."""
+        """iid membership scores against the attacks' timesteps, before and after, on the sweep's domains; columns as `membership`."""
         p = self.params.attacks.sweep
         cells = list(self.cells([PRETRAINED, *p.methods], self.domains[: p.domains]))
         settings = self.sweep_settings()
-        return pd.concat([self._scores(*cell, settings) for cell in track(cells, "timestep sweep")], ignore_index=True)
+        return pd.concat([self._scores(*cell, settings, iid=True) for cell in track(cells, "timestep sweep")], ignore_index=True)
 
-    def _scores(self, domain: Domain, method: str, seed: int, settings: dict[str, list[dict]]) -> pd.DataFrame:
+    def _scores(self, domain: Domain, method: str, seed: int, settings: dict[str, list[dict]], iid: bool = False) -> pd.DataFrame:
         inputs = self._model_inputs(domain, method, seed) | {
             "domain": domain.digest, "condition": domain.condition, "caption": self.params.attacks.caption, "settings": settings,
+            "splits": "iid" if iid else "all",
         }  # fmt: skip
-        make = lambda new: self._score(domain, method, seed, settings, new)  # noqa: E731
+        make = lambda new: self._score(domain, method, seed, settings, iid, new)  # noqa: E731
         table = pd.read_parquet(self.store.get("membership", MEMBERSHIP_VERSION, inputs, make) / "scores.parquet")
         return table.assign(domain=domain.name, method=method, seed=seed)
 
-    def _score(self, domain: Domain, method: str, seed: int, settings: dict[str, list[dict]], new: Path) -> None:
+    def _score(self, domain: Domain, method: str, seed: int, settings: dict[str, list[dict]], iid: bool, new: Path) -> None:
         from s2llib.attacks import ATTACKS
         from s2llib.models.denoiser import Denoiser
 
         denoiser = Denoiser(self.model(domain, method, seed), self.params.attacks.batch)
         tables = []
-        for split, photos in {"member": domain.members, "nonmember": domain.nonmembers, **domain.shifted}.items():
+        for split, photos in {"member": domain.members, "nonmember": domain.nonmembers, **({} if iid else domain.shifted)}.items():
             texts = list(photos.captions) if self.params.attacks.caption else [domain.condition_prompt]
             z0, c = denoiser.encode_photos(photos), denoiser.prompts(texts)
             for attack, variants in settings.items():
