@@ -98,7 +98,7 @@ class UNet(Section):
     channels: list[Positive] = [48, 96, 128]
     layers: Positive = 1
     head_dim: Positive = 16
-    epochs: Positive = 40
+    epochs: Positive = 60
     batch: Positive = 32
     lr: Rate = 1.5e-3
     ema: Share = 0.995
