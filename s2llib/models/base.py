@@ -13,7 +13,7 @@ from s2llib.store import Store, digest, folder_digest
 __all__ = ["base_key", "base_model"]
 
 VAE_VERSION = 1
-CLIP_VERSION = 1
+CLIP_VERSION = 2
 UNET_VERSION = 1
 BASE_VERSION = 1
 

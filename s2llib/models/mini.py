@@ -4,13 +4,15 @@ AutoencoderKL (f = 4), a contrastively trained CLIP pair whose text tower is the
 cross-attention UNet on 16 x 16 latents, the scaled-linear schedule of Stable Diffusion.
 """
 
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -35,25 +37,30 @@ BARE_PROMPTS = (
 _OTHER_WORDS = "a an the of in and or wearing with background photo face portrait picture person man woman high quality low blurry noise"
 
 
+def _byte_pair_merges(words: list[str]) -> list[tuple[str, str]]:
+    """Byte-pair merges until every word is one piece: the commonest pair first, ties in alphabetical order.
+
+    (The trainer of the tokenizers library breaks ties differently in every process.)
+    """
+    pieces, merges = [[*word[:-1], f"{word[-1]}</w>"] for word in words], []
+    while pairs := Counter(pair for word in pieces for pair in pairwise(word)):
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        for word in pieces:
+            for i in range(len(word) - 2, -1, -1):
+                if (word[i], *word[i + 1 : i + 2]) == best:
+                    word[i : i + 2] = ["".join(best)]
+    return merges
+
+
 def build_tokenizer(folder: Path) -> CLIPTokenizer:
     """A CLIPTokenizer whose byte-pair vocabulary makes one token of every word of the world; other text still encodes."""
     words = {w for phrase in (*ACCESSORIES, *BACKGROUNDS, *EXPRESSIONS, *COLOURS, *CLOTHES, _OTHER_WORDS) for w in phrase.split()}
     words |= {*FIRST_NAMES, *LAST_NAMES, ","}
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    bpe.normalizer = normalizers.Lowercase()
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=8000, min_frequency=1, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
-    )
-    bpe.train_from_iterator(sorted(words), trainer)
-    import json
-
-    trained = json.loads(bpe.to_str())["model"]
-    pieces = sorted(trained["vocab"], key=trained["vocab"].get)
-    pieces += [f"{letter}</w>" for letter in alphabet if f"{letter}</w>" not in trained["vocab"]]
-    vocab = {piece: i for i, piece in enumerate([*pieces, "<|startoftext|>", "<|endoftext|>"])}
-    merges = [tuple(merge) for merge in trained["merges"]]
+    merges = _byte_pair_merges(sorted(words))
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(merge) for merge in merges)]
+    vocab = {piece: i for i, piece in enumerate([*dict.fromkeys(pieces), "<|startoftext|>", "<|endoftext|>"])}
     tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=TOKENS)
     tokenizer.save_pretrained(folder)
     return CLIPTokenizer.from_pretrained(folder)
