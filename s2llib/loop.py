@@ -39,18 +39,15 @@ def train(
     warmup: int = 0,
     cosine: bool = False,
     weight_decay: float = 0.01,
-    ema: float = 0.0,
     checkpoint: Path | None = None,
 ) -> list[float]:
     """Minimise loss(step, generator) over `parameters` with AdamW; returns the loss of every step.
 
-    lr: reached after `warmup` linear steps, then constant, or falling to 0 along a cosine. ema: if above 0, the
-    parameters end as their exponential moving average (its decay warms up as (1+i)/(10+i)). checkpoint: a folder
-    to resume from and to save to once a minute.
+    lr: reached after `warmup` linear steps, then constant, or falling to 0 along a cosine. checkpoint: a folder to
+    resume from and to save to once a minute. Raises RuntimeError when the loss is no longer a number.
     """
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
-    average = [p.detach().clone() for p in parameters] if ema else []
-    first, losses = _resume(checkpoint, parameters, average, optimizer)
+    first, losses = _resume(checkpoint, parameters, optimizer)
     saved = time.monotonic()
     for step in track(range(first, steps), what):
         for group in optimizer.param_groups:
@@ -61,13 +58,11 @@ def train(
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         losses.append(value.item())
-        for shadow, p in zip(average, parameters, strict=False):
-            shadow.lerp_(p.detach(), 1 - min(ema, (1 + step) / (10 + step)))
+        if not np.isfinite(losses[-1]):
+            raise RuntimeError(f"{what}: the loss is {losses[-1]} at step {step}; lower the learning rate, now {lr:g}.")
         if checkpoint and time.monotonic() - saved > CHECKPOINT_SECONDS:
-            _save(checkpoint, step + 1, losses, parameters, average, optimizer)
+            _save(checkpoint, step + 1, losses, parameters, optimizer)
             saved = time.monotonic()
-    for shadow, p in zip(average, parameters, strict=False):
-        p.data.copy_(shadow)
     return losses
 
 
@@ -76,9 +71,8 @@ def _schedule(step: int, steps: int, warmup: int, cosine: bool) -> float:
     return rise * (0.5 * (1 + np.cos(np.pi * step / steps)) if cosine else 1.0)
 
 
-def _save(folder: Path, step: int, losses: list, parameters: list, average: list, optimizer) -> None:
+def _save(folder: Path, step: int, losses: list, parameters: list, optimizer) -> None:
     tensors = {f"parameter.{i}": p.detach().contiguous() for i, p in enumerate(parameters)}
-    tensors |= {f"average.{i}": p.contiguous() for i, p in enumerate(average)}
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"state.{i}.{name}": value.contiguous() for name, value in state.items()}
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +81,7 @@ def _save(folder: Path, step: int, losses: list, parameters: list, average: list
     os.replace(new, folder / "checkpoint.safetensors")
 
 
-def _resume(folder: Path | None, parameters: list, average: list, optimizer) -> tuple[int, list]:
+def _resume(folder: Path | None, parameters: list, optimizer) -> tuple[int, list]:
     """Restore a checkpoint in place; (0, []) if there is none."""
     path = folder / "checkpoint.safetensors" if folder else None
     if path is None or not path.is_file():
@@ -97,9 +91,8 @@ def _resume(folder: Path | None, parameters: list, average: list, optimizer) -> 
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     tensors = load_file(path)
-    for name, targets in (("parameter", parameters), ("average", average)):
-        for i, target in enumerate(targets):
-            target.data.copy_(tensors[f"{name}.{i}"])
+    for i, target in enumerate(parameters):
+        target.data.copy_(tensors[f"parameter.{i}"])
     state = {
         i: {key: tensors[f"state.{i}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"state.{i}.{key}" in tensors}
         for i in range(len(parameters))

@@ -97,11 +97,9 @@ class CLIP(Section):
 class UNet(Section):
     channels: list[Positive] = [48, 96, 128]
     layers: Positive = 1
-    head_dim: Positive = 16
-    epochs: Positive = 60
+    epochs: Positive = 50
     batch: Positive = 32
-    lr: Rate = 1.5e-3
-    ema: Share = 0.995
+    lr: Rate = 1e-3
     full_caption: Share = 0.5
     empty_prompt: Share = 0.1
 

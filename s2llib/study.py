@@ -288,6 +288,7 @@ class Study:
         """Scores of the blind baseline, which never sees the model: columns as `membership`, one protocol per row."""
         inputs = {
             "domains": [domain.digest for domain in self.domains],
+            "size": self.image_size,
             "folds": self.params.statistics.blind_folds,
             "seed": self.params.seed,
         }

@@ -87,7 +87,7 @@ def test_a_resumed_training_gives_the_weights_of_an_uninterrupted_one(tmp_path, 
                 raise KeyboardInterrupt
             return (weight * torch.randn(5, generator=draw) - 1).square().sum()
 
-        losses = train([weight], loss, steps=20, lr=0.1, seed=4, what="test", cosine=True, ema=0.9, checkpoint=folder)
+        losses = train([weight], loss, steps=20, lr=0.1, seed=4, what="test", cosine=True, checkpoint=folder)
         return weight.detach(), losses
 
     whole, losses = run(tmp_path / "whole")
@@ -96,6 +96,12 @@ def test_a_resumed_training_gives_the_weights_of_an_uninterrupted_one(tmp_path, 
     resumed, again = run(tmp_path / "cut")
     assert torch.equal(whole, resumed)
     assert losses == again
+
+
+def test_a_loss_that_is_no_number_stops_the_training():
+    weight = torch.nn.Parameter(torch.ones(1))
+    with pytest.raises(RuntimeError, match="the loss is nan at step 3; lower the learning rate"):
+        train([weight], lambda step, _: (weight * (float("nan") if step == 3 else 1.0)).sum(), steps=5, lr=0.1, seed=0, what="test")
 
 
 def test_image_i_does_not_depend_on_the_batch_it_is_drawn_in(pipeline):

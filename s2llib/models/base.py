@@ -14,7 +14,7 @@ __all__ = ["base_key", "base_model"]
 
 VAE_VERSION = 1
 CLIP_VERSION = 2
-UNET_VERSION = 1
+UNET_VERSION = 2
 BASE_VERSION = 1
 
 
@@ -82,8 +82,13 @@ def _assemble(p: Params, store: Store, new: Path) -> None:
     (new / "training.json").write_text(json.dumps(report, indent=1))
 
 
-def _report(folder: Path, losses: list[float], **metrics) -> None:
+def _report(folder: Path, stage: str, losses: list[float], **metrics) -> None:
+    """Write training.json; a loss that ends far above its lowest point is no model to study, so it raises RuntimeError."""
     smooth = [float(np.mean(part)) for part in np.array_split(losses, min(50, len(losses)))]
+    if len(losses) >= 1000 and smooth[-1] > 1.5 * min(smooth):
+        raise RuntimeError(
+            f"The base model's {stage} diverged: loss {min(smooth):.3f} rose to {smooth[-1]:.3f}; lower its learning rate in params/."
+        )
     (folder / "training.json").write_text(json.dumps({"steps": len(losses), "loss": smooth, **metrics}))
 
 
@@ -99,7 +104,7 @@ def _vae(p: Params, store: Store, inputs: dict, auxiliary, augment: bool, to: Pa
     x = torch.from_numpy(images[:: max(1, len(images) // 200)]).permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.no_grad():
         error = F.mse_loss(vae.decode(vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1), x).sqrt().item() / 2
-    _report(to, losses, rms_error=error)
+    _report(to, "VAE", losses, rms_error=error)
 
 
 def _clip(p: Params, store: Store, inputs: dict, auxiliary, augment: bool, to: Path) -> None:
@@ -111,7 +116,7 @@ def _clip(p: Params, store: Store, inputs: dict, auxiliary, augment: bool, to: P
     at = store.scratch("base_clip", CLIP_VERSION, inputs)
     clip, losses = mini.train_clip(images, captions, bare, tokenizer, p.base.clip, p.seed, augment, at)
     clip.save_pretrained(to / "clip")
-    _report(to, losses)
+    _report(to, "CLIP", losses)
 
 
 def _unet(p: Params, store: Store, inputs: dict, vae_at: Path, clip_at: Path, to: Path) -> None:
@@ -135,4 +140,4 @@ def _unet(p: Params, store: Store, inputs: dict, vae_at: Path, clip_at: Path, to
         encoder, tokenizer, p.base.unet, p.seed, store.scratch("base_unet", UNET_VERSION, inputs),
     )  # fmt: skip
     unet.save_pretrained(to / "unet")
-    _report(to, losses)
+    _report(to, "UNet", losses)

@@ -223,7 +223,7 @@ def train_unet(
         return F.mse_loss(unet(a.sqrt() * z[which] + (1 - a).sqrt() * noise, t, c).sample, noise)
 
     losses = train(
-        list(unet.parameters()), loss, steps=p.epochs * per_epoch, lr=p.lr, seed=seed, warmup=100, ema=p.ema,
+        list(unet.parameters()), loss, steps=p.epochs * per_epoch, lr=p.lr, seed=seed, warmup=100, cosine=True,
         what="base model: UNet", checkpoint=checkpoint,
     )  # fmt: skip
     return unet.eval(), losses

@@ -19,6 +19,8 @@ NOTE = (
     "Value [95 % interval] (paired change against the pre-trained model [interval]); hierarchical bootstrap over domains, then images."
     " TPR@1%FPR is computed on scores pooled over domains where a domain has fewer than 100 non-members."
     " blind: a classifier on image features that never queries the model."
+    " paper: what MixSyn's Table 1 prints for the same experiment on Stable Diffusion (shifted protocol);"
+    " the values of Shake-to-Leak's own table are not public."
 )
 METRICS = {"auc": "AUC", "tpr": "TPR@1%FPR"}
 
@@ -136,13 +138,15 @@ def _shown(row: pd.Series) -> str:
     text = f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
     if pd.notna(row.get("delta")):
         text += f" ({row['delta']:+.3f} [{row['delta_low']:+.3f}, {row['delta_high']:+.3f}])"
+    if pd.notna(row.get("mixsyn_table1")):
+        text += f"; paper {row['mixsyn_table1']:.3f}"
     return text
 
 
 def printed_membership(table: pd.DataFrame) -> pd.DataFrame:
     """The table as S2L lays it out: a row per method, a column per attack and metric, a block per protocol.
 
-    A cell reads value [interval] (change against the pre-trained model [interval]).
+    A cell reads value [interval] (change against the pre-trained model [interval]); the paper's value where it is public.
     """
     rows = table[~table["method"].str.startswith("largest change")]
     shown = pd.DataFrame(

@@ -15,7 +15,7 @@ from s2llib.study import Study
 __all__ = ["Report", "figures_root"]
 
 
-REPORT_VERSION = 1  # raised when a table or figure is drawn otherwise from the same results
+REPORT_VERSION = 2  # raised when a table or figure is drawn otherwise from the same results
 
 
 def figures_root() -> Path:
