@@ -50,7 +50,7 @@ def test_its_losses_fell_to_the_end():
 def test_a_base_model_whose_training_diverged_is_refused(tmp_path):
     from s2llib.models.base import _report
 
-    with pytest.raises(RuntimeError, match="UNet diverged: loss 0.100 rose to 0.900"):
+    with pytest.raises(RuntimeError, match=r"UNet diverged: loss 0\.100 rose to 0\.900"):
         _report(tmp_path, "UNet", [0.5] * 500 + [0.1] * 500 + [0.9] * 500)
     _report(tmp_path, "UNet", [0.5] * 500 + [0.1] * 500)
     assert json.loads((tmp_path / "training.json").read_text())["steps"] == 1000
