@@ -40,7 +40,7 @@ def sample(pipeline, prompts: list[str], seed: int, steps: int, guidance: float,
 def draw_prompts(name: str, count: int, p: SP, seed: int) -> list[str]:
     """A prompt for every image, its template drawn anew each time (S2L's code drew one per domain)."""
     weights = torch.tensor([template.weight for template in p.templates])
-    which = torch.multinomial(weights, count, replacement=True, generator=generator(seed, 0)).tolist()
+    which = torch.multinomial(weights, count, replacement=True, generator=generator(seed, 0, 1)).tolist()
     return [p.templates[i].text.format(name=name) + (f", {p.suffix}" if p.suffix else "") for i in which]
 
 

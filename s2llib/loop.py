@@ -4,26 +4,30 @@ All randomness of step i comes from a generator seeded by (seed, i), so a run th
 a checkpoint makes exactly the steps of one that was not.
 """
 
+import hashlib
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from s2llib.progress import track
+from s2llib.store import FRESH
 
 __all__ = ["generator", "train"]
 
-CHECKPOINT_SECONDS = 60
+CHECKPOINT_SECONDS = float(os.environ.get("S2L_CHECKPOINT_SECONDS", 60))
 
 
 def generator(*seeds: int) -> torch.Generator:
-    """A CPU generator for a tuple of non-negative integers: independent streams for different tuples."""
+    """A CPU generator for a tuple of non-negative integers: independent streams for different tuples, trailing zeros aside."""
     state = np.random.SeedSequence(seeds).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
 
@@ -38,7 +42,6 @@ def train(
     what: str,
     warmup: int = 0,
     cosine: bool = False,
-    weight_decay: float = 0.01,
     checkpoint: Path | None = None,
 ) -> list[float]:
     """Minimise loss(step, generator) over `parameters` with AdamW; returns the loss of every step.
@@ -46,9 +49,9 @@ def train(
     lr: reached after `warmup` linear steps, then constant, or falling to 0 along a cosine. checkpoint: a folder to
     resume from and to save to once a minute. Raises RuntimeError when the loss is no longer a number.
     """
-    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01)
     first, losses = _resume(checkpoint, parameters, optimizer)
-    saved = time.monotonic()
+    saved, cost = time.monotonic(), 0.0
     for step in track(range(first, steps), what):
         for group in optimizer.param_groups:
             group["lr"] = lr * _schedule(step, steps, warmup, cosine)
@@ -60,9 +63,11 @@ def train(
         losses.append(value.item())
         if not np.isfinite(losses[-1]):
             raise RuntimeError(f"{what}: the loss is {losses[-1]} at step {step}; lower the learning rate, now {lr:g}.")
-        if checkpoint and time.monotonic() - saved > CHECKPOINT_SECONDS:
+        if checkpoint and time.monotonic() - saved > max(CHECKPOINT_SECONDS, 20 * cost):
+            start = time.monotonic()
             _save(checkpoint, step + 1, losses, parameters, optimizer)
             saved = time.monotonic()
+            cost = saved - start  # of a large model, written to a slow disk: at most a twentieth of the time
     return losses
 
 
@@ -71,26 +76,38 @@ def _schedule(step: int, steps: int, warmup: int, cosine: bool) -> float:
     return rise * (0.5 * (1 + np.cos(np.pi * step / steps)) if cosine else 1.0)
 
 
+def _digest(tensors: dict[str, Tensor]) -> str:
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        found.update(name.encode())
+        found.update(tensors[name].detach().cpu().numpy().tobytes())
+    return found.hexdigest()
+
+
 def _save(folder: Path, step: int, losses: list, parameters: list, optimizer) -> None:
     tensors = {f"parameter.{i}": p.detach().contiguous() for i, p in enumerate(parameters)}
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"state.{i}.{name}": value.contiguous() for name, value in state.items()}
     folder.mkdir(parents=True, exist_ok=True)
     new = folder / ".new.safetensors"
-    save_file(tensors, new, metadata={"step": str(step), "losses": json.dumps(losses)})
+    save_file(tensors, new, metadata={"step": str(step), "losses": json.dumps(losses), "sha256": _digest(tensors)})
     os.replace(new, folder / "checkpoint.safetensors")
 
 
 def _resume(folder: Path | None, parameters: list, optimizer) -> tuple[int, list]:
-    """Restore a checkpoint in place; (0, []) if there is none."""
+    """Restore a checkpoint in place; (0, []) if there is none, or none that is sound."""
     path = folder / "checkpoint.safetensors" if folder else None
-    if path is None or not path.is_file():
+    if path is None or not path.is_file() or path.stat().st_mtime < float(os.environ.get(FRESH, 0)):
         return 0, []
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    tensors = load_file(path)
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+        tensors = load_file(path)
+    except (OSError, SafetensorError):
+        metadata, tensors = {}, {}
+    if metadata.get("sha256") != _digest(tensors):
+        warnings.warn(f"Checkpoint {path} is damaged; the training starts again.", stacklevel=3)
+        return 0, []
     for i, target in enumerate(parameters):
         target.data.copy_(tensors[f"parameter.{i}"])
     state = {

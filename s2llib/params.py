@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 __all__ = ["Params", "ParamsError", "load_params", "profiles"]
 
@@ -29,6 +29,33 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _named(text: str) -> None:
+    try:
+        if text.format(name="ada") == text:
+            raise KeyError
+    except (KeyError, IndexError, ValueError):
+        raise ValueError(f"a prompt must contain {{name}} and no other braces, unlike {text!r}") from None
+
+
+def _distinct(values: list) -> list:
+    if len(set(map(str, values))) < len(values):
+        raise ValueError("its entries must differ")
+    return values
+
+
+def _multiple_of(number: int):
+    def check(values: list[int]) -> list[int]:
+        if any(value % number for value in values):
+            raise ValueError(f"every entry must be a multiple of {number}")
+        return values
+
+    return AfterValidator(check)
+
+
+Distinct = AfterValidator(_distinct)
+Some = Field(min_length=1)
+
+
 class Template(Section):
     """One prompt template and the probability with which it is drawn."""
 
@@ -37,8 +64,7 @@ class Template(Section):
 
     @model_validator(mode="after")
     def _has_name(self):
-        if "{name}" not in self.text:
-            raise ValueError("a template must contain {name}")
+        _named(self.text)
         return self
 
 
@@ -49,7 +75,7 @@ class World(Section):
     seed: Count = 0
     people: Positive = 40
     bystanders: Count = 0
-    domains: Positive | list[str] = 40
+    domains: Positive | Annotated[list[str], Some, Distinct] = 40
     members: Annotated[int, Field(ge=2)] = 40
     nonmembers: Annotated[int, Field(ge=2)] = 32
     shifted: Count = 32
@@ -70,13 +96,15 @@ class World(Section):
             raise ValueError("people + bystanders must be at most 1600: names run out")
         if self.kind == "portraits" and self.members - round(self.duplicated * self.members) < 2:
             raise ValueError("duplicated leaves fewer than 2 single-copy members; lower it or raise members")
-        if not all("{name}" in text for text in (self.instance, self.condition)):
-            raise ValueError("instance and condition must contain {name}")
+        if self.duplicated and not self.copies:
+            raise ValueError("duplicated is above 0 but copies is empty; say how often duplicated members occur, such as [2, 4, 8]")
+        _named(self.instance)
+        _named(self.condition)
         return self
 
 
 class VAE(Section):
-    channels: list[Positive] = [32, 64, 64]
+    channels: Annotated[list[Positive], Field(min_length=3, max_length=3)] = [32, 64, 64]
     steps: Positive = 4500
     batch: Positive = 8
     lr: Rate = 1e-3
@@ -84,9 +112,9 @@ class VAE(Section):
 
 
 class CLIP(Section):
-    width: Positive = 128
+    width: Annotated[int, Field(ge=4, multiple_of=4)] = 128
     text_layers: Positive = 2
-    image_width: Positive = 128
+    image_width: Annotated[int, Field(ge=4, multiple_of=4)] = 128
     image_layers: Positive = 3
     patch: Positive = 8
     steps: Positive = 600
@@ -95,9 +123,9 @@ class CLIP(Section):
 
 
 class UNet(Section):
-    channels: list[Positive] = [48, 96, 128]
+    channels: Annotated[list[Positive], Field(min_length=2), _multiple_of(16)] = [48, 96, 128]
     layers: Positive = 1
-    epochs: Positive = 50
+    epochs: Positive = 40
     batch: Positive = 32
     lr: Rate = 1e-3
     full_caption: Share = 0.5
@@ -133,7 +161,7 @@ class SP(Section):
     images: Positive = 48
     steps: Positive = 25
     guidance: Annotated[float, Field(ge=0)] = 3.0
-    templates: list[Template] = [Template(text="photo of {name}", weight=0.7), Template(text="face of {name}", weight=0.3)]
+    templates: Annotated[list[Template], Some] = [Template(text="photo of {name}", weight=0.7), Template(text="face of {name}", weight=0.3)]
     suffix: str = ""
     negative: str = ""
     batch: Positive = 64
@@ -156,8 +184,8 @@ class LoRA(Recipe):
 
 
 class Finetune(Section):
-    methods: list[str] = ["dreambooth", "lora", "dreambooth_lora"]
-    seeds: list[Count] = [0]
+    methods: Annotated[list[str], Some, Distinct] = ["dreambooth", "lora", "dreambooth_lora"]
+    seeds: Annotated[list[Count], Some, Distinct] = [0]
     dreambooth: Recipe = Recipe()
     lora: LoRA = LoRA()
     dreambooth_lora: LoRA = LoRA()
@@ -181,21 +209,21 @@ class AtTimestep(Section):
 
 
 class Loss(Section):
-    timesteps: Annotated[list[Timestep], Field(min_length=1)] = [50, 100, 200, 300, 400]
+    timesteps: Annotated[list[Timestep], Some, Distinct] = [50, 100, 200, 300, 400]
     draws: Positive = 1
 
 
 class Sweep(Section):
     """Attack score against its timestep, iid, before and after: a figure, and how t is calibrated."""
 
-    timesteps: list[Timestep] = [50, 100, 200, 300, 400]
-    secmi: list[SecMI] = [SecMI(k=10, t=t) for t in (20, 40, 60, 80, 100, 140)]
-    methods: list[str] = ["dreambooth"]
+    timesteps: Annotated[list[Timestep], Some, Distinct] = [50, 100, 200, 300, 400]
+    secmi: Annotated[list[SecMI], Some, Distinct] = [SecMI(k=10, t=t) for t in (20, 40, 60, 80, 100, 140)]
+    methods: Annotated[list[str], Some, Distinct] = ["dreambooth"]
     domains: Positive = 4
 
 
 class Attacks(Section):
-    names: list[Literal["secmi", "pia", "pian", "loss", "sima"]] = ["secmi", "pia", "pian", "loss", "sima"]
+    names: Annotated[list[Literal["secmi", "pia", "pian", "loss", "sima"]], Some, Distinct] = ["secmi", "pia", "pian", "loss", "sima"]
     caption: bool = False
     batch: Positive = 128
     secmi: SecMI = SecMI()
@@ -286,6 +314,8 @@ def load_params(profile: str | None = None, overrides: dict | None = None) -> Pa
     profile = profile or os.environ.get("S2L_PROFILE") or "lab"
     raw = _read(profile)
     for key, value in (overrides or {}).items():
+        if key in ("base.path", "base.hub") and value:  # one names the model, so the profile's other one does not
+            raw = _merged(raw, {"base": {"path": None, "hub": None}})
         raw = _merged(raw, _nested(key, value))
     try:
         return Params.model_validate({**raw, "profile": profile})

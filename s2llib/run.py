@@ -57,26 +57,28 @@ def selected(only: list[str] | None, start: str | None) -> list[Path]:
     for wanted in [*(only or []), *([start] if start else [])]:
         if wanted not in numbers:
             raise ParamsError(f"There is no notebook {wanted}; known: {', '.join(numbers)}.")
-    return [path for path, n in zip(every, numbers, strict=True) if (not only or n in only) and (not start or n >= start)]
+    chosen = [path for path, n in zip(every, numbers, strict=True) if (not only or n in only) and (not start or n >= start)]
+    if not chosen:
+        raise ParamsError(f"--only {' --only '.join(only or [])} and --from {start} leave no notebook to run; drop one of them.")
+    return chosen
 
 
 def code_versions() -> dict[str, int]:
     """Every `..._VERSION = n` written beside a stage."""
     found = {}
     for path in sorted((ROOT / "s2llib").rglob("*.py")):
-        for name, value in re.findall(r"^(\w*VERSION) = (\d+)$", path.read_text(), re.MULTILINE):
+        for name, value in re.findall(r"^(\w*VERSION) = (\d+)\b", path.read_text(), re.MULTILINE):
             found[f"{path.stem}.{name}"] = int(value)
     return found
 
 
 def notebook_key(path: Path, study) -> str:
     """What a notebook's results depend on: its cells, the parameters, the base model and the stages' code versions."""
-    from s2llib.models.base import base_key
     from s2llib.store import digest
 
     cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(path.read_text())["cells"]]
     digests = [domain.digest for domain in study.domains] if study.params.world.kind == "folder" else []
-    return digest([cells, study.params.model_dump(mode="json"), base_key(study.params), digests, code_versions()])
+    return digest([cells, study.params.model_dump(mode="json"), study.base_key, digests, code_versions()])
 
 
 class Status:
@@ -133,6 +135,7 @@ def clock(seconds: float) -> str:
 def execute(path: Path, to: Path, parameters: dict, status: Status) -> str | None:
     """Execute a notebook through papermill, telling `status` which cell runs; returns what failed, if anything."""
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.engines import NBClientEngine, papermill_engines
 
     class Watched(NBClientEngine):
@@ -153,7 +156,17 @@ def execute(path: Path, to: Path, parameters: dict, status: Status) -> str | Non
         papermill.execute_notebook(path, to, parameters, engine_name="watched", kernel_name="python3", cwd=ROOT, **quiet)
     except papermill.PapermillExecutionError as error:
         return f"cell {error.exec_count}: {error.ename}: {error.evalue}"
+    except DeadKernelError:
+        return f"cell {status.cell}: the kernel died, most likely for want of memory; lower attacks.batch and sp.batch"
     return None
+
+
+def _record(at: Path) -> dict:
+    """What is noted of a notebook's last run; nothing if the note is missing or damaged."""
+    try:
+        return json.loads(at.read_text())
+    except (OSError, ValueError):
+        return {}
 
 
 def outputs(profile: str, notebook: str) -> dict[str, str]:
@@ -174,7 +187,7 @@ def unchanged(record: dict, key: str, profile: str) -> bool:
 
     try:
         folder, written = figures_root() / profile, record["outputs"]
-        return record["key"] == key and all(file_digest(folder / name) == checksum for name, checksum in written.items())
+        return record["key"] == key and bool(written) and all(file_digest(folder / name) == checksum for name, checksum in written.items())
     except (KeyError, OSError):
         return False
 
@@ -204,7 +217,7 @@ def run(args: argparse.Namespace) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     for number, path in enumerate(notebooks, 1):
         at, key = folder / f"{path.stem}.json", notebook_key(path, study)
-        record = json.loads(at.read_text()) if at.is_file() else {}
+        record = _record(at)
         if not args.fresh and unchanged(record, key, args.profile):
             rows.append((path.stem, "unchanged", record["seconds"], len(record["outputs"])))
         else:

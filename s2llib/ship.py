@@ -70,7 +70,7 @@ def main() -> None:
         getattr(study.base, part).to(torch.float16).save_pretrained(SHIPPED / part)
     for part in ("tokenizer", "scheduler"):
         shutil.copytree(study.base_folder / part, SHIPPED / part, dirs_exist_ok=True)
-    for name in ("model_index.json", "training.json"):
+    for name in ("model_index.json", "training.json", "world.json"):
         shutil.copy(study.base_folder / name, SHIPPED / name)
     from transformers import CLIPModel
 

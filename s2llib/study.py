@@ -49,15 +49,17 @@ class Study:
     def check(self) -> None:
         """Refuse what cannot run: raises ParamsError with the thing and the mend."""
         from s2llib.finetune.methods import method
+        from s2llib.models.base import check_world
         from s2llib.models.pipeline import base_folder, check_folder, pick_device
 
         p = self.params
-        for name in p.finetune.methods:
+        for name in [*p.finetune.methods, *p.attacks.sweep.methods]:
             method(name)
         if p.trains_base and p.world.kind == "folder":
             raise ParamsError(f"params/{p.profile}.yaml: a folder world needs a base model; set base.path or base.hub.")
-        if not p.trains_base and not p.base.hub:
+        if not p.trains_base:
             check_folder(base_folder(p))
+            check_world(p)
         pick_device(p.device)
         domain_names(p.world)
         if p.world.kind != "portraits":
@@ -78,7 +80,8 @@ class Study:
         return base_model(self.params, self.store)
 
     @cached_property
-    def _base_key(self) -> str:
+    def base_key(self) -> str:
+        """What the base model is addressed by."""
         from s2llib.models.base import base_key
 
         return base_key(self.params)
@@ -89,9 +92,15 @@ class Study:
         return self._load(self.base_folder)
 
     def _load(self, folder: Path):
-        from s2llib.models.pipeline import load_pipeline, pick_device
+        from s2llib.models.pipeline import load_pipeline
 
-        return load_pipeline(folder).to(pick_device(self.params.device))
+        return load_pipeline(folder).to(self._device)
+
+    @cached_property
+    def _device(self):
+        from s2llib.models.pipeline import pick_device
+
+        return pick_device(self.params.device)
 
     @cached_property
     def image_size(self) -> int:
@@ -102,7 +111,8 @@ class Study:
 
     def _generated_inputs(self, name: str, templates: list[dict], images: int) -> dict:
         sampling = self.params.sp.model_dump(include={"steps", "guidance", "suffix", "negative"})
-        return {"base": self._base_key, "name": name, "templates": templates, "images": images, "seed": self.params.seed, **sampling}
+        key = {"base": self.base_key, "device": self._device.type, "name": name, "templates": templates, "images": images}
+        return key | {"seed": self.params.seed, **sampling}
 
     def _sp_inputs(self, domain: Domain) -> dict:
         p = self.params.sp
@@ -113,15 +123,15 @@ class Study:
         from s2llib.generate import SP_VERSION, draw_prompts, read_generated
 
         p, seed = self.params.sp, self.params.seed
-        prompts = lambda: draw_prompts(domain.name, p.images, p, _number(domain.name) + seed)  # noqa: E731
-        make = lambda new: self._generate(self.base, prompts(), domain.name, new)  # noqa: E731
+        prompts = lambda: draw_prompts(domain.name, p.images, p, _number(f"prompts/{domain.name}") + seed)  # noqa: E731
+        make = lambda new: self._generate(self.base, prompts(), f"sp/{domain.name}", domain.name, new)  # noqa: E731
         return read_generated(self.store.get("sp", SP_VERSION, self._sp_inputs(domain), make))
 
-    def _generate(self, pipeline, prompts: list[str], name: str, new: Path) -> None:
+    def _generate(self, pipeline, prompts: list[str], noise: str, name: str, new: Path) -> None:
         from s2llib.generate import sample, write_generated
 
         p = self.params.sp
-        images = sample(pipeline, prompts, _number(name) + self.params.seed, p.steps, p.guidance, p.negative, p.batch)
+        images = sample(pipeline, prompts, _number(noise) + self.params.seed, p.steps, p.guidance, p.negative, p.batch)
         write_generated(new, images, prompts, name)
 
     def sp_sets(self) -> dict[str, Photos]:
@@ -137,7 +147,7 @@ class Study:
 
         if recipe.prior_weight == 0:
             return None
-        make = lambda new: self._generate(self.base, [PRIOR_PROMPT] * recipe.prior_images, "a person", new)  # noqa: E731
+        make = lambda new: self._generate(self.base, [PRIOR_PROMPT] * recipe.prior_images, "prior", "a person", new)  # noqa: E731
         return read_generated(self.store.get("sp", SP_VERSION, self._prior_inputs(recipe), make))
 
     # stage 2: fine-tuning
@@ -154,7 +164,7 @@ class Study:
         prior = self._prior_inputs(recipe) if recipe.prior_weight else None
         return {
             "sp": sp, "method": method, "recipe": recipe.model_dump(), "prior": prior, "instance": domain.instance_prompt,
-            "seed": [self.params.seed, seed],
+            "seed": [self.params.seed, seed], "device": self._device.type,
         }  # fmt: skip
 
     def finetuned(self, domain: Domain, method: str, seed: int = 0) -> Path:
@@ -173,7 +183,8 @@ class Study:
         inputs = self._finetune_inputs(domain, method, seed)
         report = finetune(
             pipeline, how, recipe, self.sp_set(domain), domain.instance_prompt, number, f"{how.title}, {domain.name}",
-            prior=self._prior_set(recipe), checkpoint=self.store.scratch("finetune", FINETUNE_VERSION, inputs),
+            prior=self._prior_set(recipe), encode_batch=self.params.attacks.batch,
+            checkpoint=self.store.scratch("finetune", FINETUNE_VERSION, inputs),
         )  # fmt: skip
         save_finetuned(pipeline, how, recipe, new)
         (new / "training.json").write_text(json.dumps(report))
@@ -200,15 +211,14 @@ class Study:
     def model(self, domain: Domain, method: str, seed: int = 0):
         """The pipeline of a cell, ready to query."""
         from s2llib.finetune.recipe import load_finetuned
-        from s2llib.models.pipeline import pick_device
 
         if method == PRETRAINED:
             return self.base
-        return load_finetuned(self.base_folder, self.finetuned(domain, method, seed)).to(pick_device(self.params.device))
+        return load_finetuned(self.base_folder, self.finetuned(domain, method, seed)).to(self._device)
 
     def _model_inputs(self, domain: Domain, method: str, seed: int) -> dict:
         if method == PRETRAINED:
-            return {"base": self._base_key}
+            return {"base": self.base_key}
         from s2llib.finetune.recipe import FINETUNE_VERSION
 
         return {"finetune": self.store.key("finetune", FINETUNE_VERSION, self._finetune_inputs(domain, method, seed))}
@@ -218,8 +228,9 @@ class Study:
         from s2llib.generate import SAMPLES_VERSION, read_generated
 
         sampling = self.params.sp.model_dump(include={"steps", "guidance", "negative"})
-        inputs = self._model_inputs(domain, method, seed) | sampling | {"prompt": domain.instance_prompt, "images": images}
-        make = lambda new: self._generate(self.model(domain, method, seed), [domain.instance_prompt] * images, domain.name, new)  # noqa: E731
+        prompts = [domain.instance_prompt] * images
+        inputs = self._model_inputs(domain, method, seed) | sampling | {"prompts": prompts, "device": self._device.type}
+        make = lambda new: self._generate(self.model(domain, method, seed), prompts, f"samples/{domain.name}", domain.name, new)  # noqa: E731
         return read_generated(self.store.get("samples", SAMPLES_VERSION, inputs | {"seed": self.params.seed}, make))
 
     # stage 3: membership inference
@@ -260,7 +271,7 @@ class Study:
     def _scores(self, domain: Domain, method: str, seed: int, settings: dict[str, list[dict]], iid: bool = False) -> pd.DataFrame:
         inputs = self._model_inputs(domain, method, seed) | {
             "domain": domain.digest, "condition": domain.condition, "caption": self.params.attacks.caption, "settings": settings,
-            "splits": "iid" if iid else "all",
+            "splits": "iid" if iid else "all", "device": self._device.type,
         }  # fmt: skip
         make = lambda new: self._score(domain, method, seed, settings, iid, new)  # noqa: E731
         table = pd.read_parquet(self.store.get("membership", MEMBERSHIP_VERSION, inputs, make) / "scores.parquet")
@@ -281,7 +292,7 @@ class Study:
                     score = ATTACKS[attack](denoiser, z0, c, **setting).cpu().numpy()
                     row = {"attack": attack, "setting": json.dumps(setting), "split": split}
                     each = (denoiser.evaluations - before) // len(photos)
-                    tables.append(pd.DataFrame({**row, "evaluations": each, "image": [p.name for p in photos.paths], "score": score}))
+                    tables.append(pd.DataFrame({**row, "evaluations": each, "image": range(len(photos)), "score": score}))
         pd.concat(tables, ignore_index=True).to_parquet(new / "scores.parquet")
 
     def blind(self) -> pd.DataFrame:
@@ -290,6 +301,7 @@ class Study:
             "domains": [domain.digest for domain in self.domains],
             "size": self.image_size,
             "folds": self.params.statistics.blind_folds,
+            "caption": self.params.attacks.caption,
             "seed": self.params.seed,
         }
         return pd.read_parquet(self.store.get("blind", BLIND_VERSION, inputs, self._blind) / "scores.parquet")
@@ -297,12 +309,15 @@ class Study:
     def _blind(self, new: Path) -> None:
         import numpy as np
 
-        from s2llib.metrics.blind import blind_scores, image_features
+        from s2llib.metrics.blind import blind_scores, caption_features, image_features
 
         features: dict = {}
         for domain in track(self.domains, "blind baseline"):
             for split, photos in {"member": domain.members, "nonmember": domain.nonmembers, **domain.shifted}.items():
-                features.setdefault(split, []).append((domain.name, image_features(photos.pixels(self.image_size))))
+                seen = [image_features(photos.pixels(self.image_size))]
+                if self.params.attacks.caption:  # what the attacks see, the baseline sees
+                    seen.append(caption_features(photos.captions))
+                features.setdefault(split, []).append((domain.name, np.concatenate(seen, axis=1)))
         stacked = {split: np.concatenate([x for _, x in parts]) for split, parts in features.items()}
         names = {split: np.repeat([name for name, _ in parts], [len(x) for _, x in parts]) for split, parts in features.items()}
         tables = []

@@ -11,6 +11,7 @@ from s2llib.finetune.methods import METHODS
 from s2llib.finetune.recipe import finetune, load_finetuned, save_finetuned
 from s2llib.generate import draw_prompts, sample
 from s2llib.loop import generator, train
+from s2llib.models.denoiser import Denoiser
 from s2llib.models.pipeline import load_pipeline
 from s2llib.params import SP, LoRA, Recipe
 
@@ -96,6 +97,44 @@ def test_a_resumed_training_gives_the_weights_of_an_uninterrupted_one(tmp_path, 
     resumed, again = run(tmp_path / "cut")
     assert torch.equal(whole, resumed)
     assert losses == again
+
+
+def test_a_damaged_checkpoint_starts_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("s2llib.loop.CHECKPOINT_SECONDS", 0)
+
+    def run(steps):
+        weight = torch.nn.Parameter(torch.ones(5))
+        loss = lambda _, draw: (weight * torch.randn(5, generator=draw) - 1).square().sum()  # noqa: E731
+        return train([weight], loss, steps=steps, lr=0.1, seed=4, what="test", checkpoint=tmp_path)
+
+    first = run(5)
+    path = tmp_path / "checkpoint.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.warns(UserWarning, match="damaged; the training starts again"):
+        assert run(7)[:5] == first
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_the_target_is_what_the_scheduler_says_the_model_predicts(prediction, pipeline, images, monkeypatch):
+    """With a model that answers 0, the loss is the mean square of the target, written out here."""
+    pipeline.scheduler.register_to_config(prediction_type=prediction)
+    answer = type("Answer", (), {"sample": torch.zeros(2, 4, 16, 16)})
+    monkeypatch.setattr(
+        pipeline.unet, "forward", lambda z, t, c: type("A", (), {"sample": answer.sample + 0 * pipeline.unet.conv_in.bias[0]})
+    )
+    z0 = Denoiser(pipeline).encode_photos(images)
+    recipe = Recipe(steps=1, batch=2)
+    found = finetune(pipeline, METHODS["dreambooth"], recipe, images, "photo of ada abeck", 3, "test")["loss"][0]
+    draw = generator(3, 0)
+    which, t = torch.randint(4, (2,), generator=draw), torch.randint(0, 1000, (2,), generator=draw)
+    noise, total = torch.randn(2, 4, 16, 16, generator=draw), 0.0
+    for i in range(2):
+        a = pipeline.scheduler.alphas_cumprod[t[i]].item()
+        target = noise[i] if prediction == "epsilon" else a**0.5 * noise[i] - (1 - a) ** 0.5 * z0[which[i]]
+        total += target.square().mean().item() / 2
+    assert found == pytest.approx(total, rel=1e-5)
 
 
 def test_a_loss_that_is_no_number_stops_the_training():

@@ -30,6 +30,11 @@ def test_every_shipped_profile_is_valid(profile):
         ("world.members", 1, "world.members is 1"),
         ("world.condition", "a photo", "must contain {name}"),
         ("base", {"path": "x", "hub": "y"}, "`path` or `hub`, not both"),
+        ("world.copies", [], "copies is empty"),
+        ("finetune.methods", [], "finetune.methods"),
+        ("finetune.seeds", [0, 0], "its entries must differ"),
+        ("sp.templates", [{"text": "{name} {who}", "weight": 1}], "must contain {name} and no other braces"),
+        ("base.unet.channels", [50, 96], "every entry must be a multiple of 16"),
     ],
 )
 def test_a_wrong_parameter_is_one_sentence_with_its_key(key, value, message):
@@ -46,12 +51,25 @@ def test_a_wrong_parameter_is_one_sentence_with_its_key(key, value, message):
         ({"world.domains": ["ada lovelace"]}, "unknown domain 'ada lovelace'; known: ada abeck"),
         ({"finetune.methods": ["lorra"]}, "unknown method 'lorra'; known: dreambooth, lora"),
         ({"base.path": "/nowhere"}, "/nowhere is no diffusers pipeline"),
+        ({"attacks.sweep.methods": ["lorra"]}, "unknown method 'lorra'"),
     ],
 )
 def test_what_cannot_run_is_refused_before_any_compute(overrides, message, tmp_path):
     with pytest.raises(ParamsError, match=re.escape(message)):
         Study.from_profile("tiny", overrides, root=tmp_path / "artifacts")
     assert not (tmp_path / "artifacts").exists()
+
+
+def test_a_world_that_the_base_model_was_not_trained_on_is_refused(tmp_path):
+    with pytest.raises(ParamsError, match=r"world.seed is 5 but base.path .*models/lab was trained with 2024.*retrain_base"):
+        Study.from_profile("lab", {"world.seed": 5}, root=tmp_path / "artifacts")
+    with pytest.raises(ParamsError, match=r"world.members is 50"):
+        Study.from_profile("lab", {"world.members": 50}, root=tmp_path / "artifacts")
+    assert not (tmp_path / "artifacts").exists()
+
+
+def test_a_hub_model_takes_the_place_of_the_profiles_folder():
+    assert load_params("lab", {"base.hub": "someone/model"}).base.path is None
 
 
 def test_an_unknown_profile_names_the_known_ones():
@@ -72,7 +90,7 @@ def folder(tmp_path):
 
 def load(folder, rows, pipeline_folder):
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    world = {"world": {"kind": "folder", "folder": str(folder), "domains": 1}, "base.path": str(pipeline_folder)}
+    world = {"world": {"kind": "folder", "folder": str(folder), "domains": 40}, "base.path": str(pipeline_folder)}
     return Study.from_profile("tiny", world, root=folder / "artifacts")
 
 
@@ -100,6 +118,16 @@ def broken(folder, rows, how):
             del rows[3:]
         case "bad copies":
             rows[0]["copies"] = 0
+        case "same image":
+            (folder / "nonmember1.png").write_bytes((folder / "member1.png").read_bytes())
+        case "a shifted set in one domain":
+            for i, row in enumerate([*rows]):
+                name = f"yan{i}.png"
+                Image.new("RGB", (64, 64), (i, 1, 1)).save(folder / name)
+                rows.append(row | {"file_name": name, "domain": "yan"})
+            for i in range(2):
+                Image.new("RGB", (64, 64), (i, 2, 2)).save(folder / f"web{i}.png")
+                rows.append(rows[0] | {"file_name": f"web{i}.png", "split": "web"})
     return rows
 
 
@@ -114,6 +142,8 @@ def broken(folder, rows, how):
         ("one member", "has 1 member image that occur once"),
         ("no non-member", "has 0 nonmember images"),
         ("bad copies", "copies is 0"),
+        ("same image", "is the same image as"),
+        ("a shifted set in one domain", "Domain 'yan' has 0 web images"),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_refused_with_the_mend(folder, pipeline_folder, how, message):
@@ -154,7 +184,8 @@ def test_environment_yml_has_the_pins_of_the_constraints_file():
     pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
     pins = {name.lower().replace("_", "-"): version for name, version in pins.items()}
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    mine = dict(line.split("==") for line in conda[-1]["pip"])
+    mine = dict(line.split("==") for line in conda[-1]["pip"] if line != "-e .")
+    assert "-e ." in conda[-1]["pip"]
     assert mine == {name: pins[name] for name in mine}
     declared = (ROOT / "pyproject.toml").read_text().split("dependencies = [")[1].split("]")[0]
     assert set(re.findall(r'"([a-z0-9-]+)', declared)) <= set(mine)

@@ -49,16 +49,25 @@ def kill_group(process):
     process.wait()
 
 
+def started(home):
+    """Folders that stages have begun to write."""
+    return set((home / "artifacts").rglob("*.new-*")) | set((home / "artifacts").rglob("*.partial"))
+
+
 def test_a_run_killed_at_random_times_gives_the_tables_of_one_that_was_not(finished, tmp_path):
-    rng, killed = random.Random(0), 0
+    """Each time soon after a stage has begun to write, with checkpoints four times a second."""
+    rng, cut = random.Random(0), set()
     command = [sys.executable, "-m", "s2llib.run", *FAST, "--only", "03"]
-    for _ in range(3):
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        process = subprocess.Popen(command, cwd=ROOT, env=environment(tmp_path), start_new_session=True, **quiet)
-        time.sleep(rng.uniform(5, 12))
-        killed += process.poll() is None
+    for _ in range(4):
+        before, quiet = started(tmp_path), {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        often = environment(tmp_path) | {"S2L_CHECKPOINT_SECONDS": "0.25"}
+        process = subprocess.Popen(command, cwd=ROOT, env=often, start_new_session=True, **quiet)
+        while process.poll() is None and not started(tmp_path) - before:
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0, 3))
         kill_group(process)
-    assert killed >= 2
+        cut |= {path.parent.name for path in (tmp_path / "artifacts").rglob("*.new-*")}
+    assert len(cut) >= 2, cut  # stages that a kill caught in the act
     done = call(tmp_path, *FAST, "--only", "03")
     assert done.returncode == 0, done.stderr
     assert len(tables(finished)) >= 2
@@ -78,6 +87,8 @@ def test_another_seed_gives_other_tables_and_a_lost_figure_is_made_again(finishe
     done = call(finished, *FAST, "--only", "03", "--set", "finetune.seeds=[1]")
     assert done.returncode == 0, done.stderr
     assert tables(finished)["s2l_membership.csv"] != before["s2l_membership.csv"]
+    call(finished, *FAST, "--only", "03", "--set", "seed=1")
+    assert tables(finished)["s2l_membership.csv"] != before["s2l_membership.csv"]
     assert call(finished, *FAST, "--only", "03").returncode == 0  # same seed again, after another run in the same store
     assert tables(finished) == before
     (finished / "figures" / "tiny" / "s2l_roc.png").unlink()
@@ -94,6 +105,7 @@ def test_another_seed_gives_other_tables_and_a_lost_figure_is_made_again(finishe
         (["--profile", "tiny", "--set", "world.domains=[nobody]"], "unknown domain 'nobody'"),
         (["--profile", "tiny", "--set", "sp.images"], "write KEY=VALUE"),
         (["--profile", "tiny", "--only", "77"], "There is no notebook 77"),
+        (["--profile", "tiny", "--only", "01", "--from", "02"], "leave no notebook to run"),
         (["--profile", "tiny", "--set", "base.path=/etc"], "/etc is no diffusers pipeline"),
         (["--profile", "paper"], "is no diffusers pipeline"),
     ],
@@ -104,6 +116,13 @@ def test_bad_input_stops_with_one_sentence_and_a_failing_exit_code(tmp_path, arg
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "artifacts").exists()
+
+
+def test_every_code_version_is_part_of_a_notebooks_key():
+    from s2llib.run import code_versions
+
+    lines = [line for path in (ROOT / "s2llib").rglob("*.py") for line in path.read_text().splitlines() if "VERSION = " in line]
+    assert len(code_versions()) == len(lines) > 8
 
 
 def test_help_needs_nothing_installed():

@@ -1,6 +1,7 @@
 """The tiny study as a whole: what its tables hold and what they depend on."""
 
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -39,7 +40,7 @@ def test_every_value_has_an_interval_and_every_change_is_the_difference(table):
     assert (table["value"] <= table["high"] + 1e-9).all()
     keys = ["attack", "protocol", "metric"]
     tuned = table[table["delta"].notna()].merge(table[table["method"] == PRETRAINED], on=keys, suffixes=("", "_base"))
-    assert len(tuned) == 5 * 3 * (3 * 2 + 1)
+    assert len(tuned) == 5 * 3 * 3 * 2
     assert (tuned["delta"] - (tuned["value"] - tuned["value_base"])).abs().max() < 1e-9
 
 
@@ -56,8 +57,11 @@ def test_papers_values_stand_only_where_they_are_known(table):
     known = table[table["paper"].notna()]
     assert set(known["paper"]) == {0.054}
     assert set(known["attack"]) == {"secmi"}
+    assert set(known["metric"]) == {"AUC change"}
+    assert table[table["protocol"] == "iid"][["paper", "mixsyn_table1"]].isna().all(axis=None)
     assert set(table[table["mixsyn_table1"].notna()]["attack"]) == {"secmi", "pia"}
-    assert table.query("method == 'dreambooth' and attack == 'pia' and metric == 'AUC'")["mixsyn_table1"].unique().tolist() == [0.749]
+    shown = table.query("method == 'dreambooth' and attack == 'pia' and metric == 'AUC' and protocol != 'iid'")
+    assert shown["mixsyn_table1"].unique().tolist() == [0.749]
 
 
 def test_a_table_is_written_in_three_forms_with_its_provenance(study, table, tmp_path, monkeypatch):
@@ -66,7 +70,9 @@ def test_a_table_is_written_in_three_forms_with_its_provenance(study, table, tmp
     folder = tmp_path / "tiny"
     assert len(pd.read_csv(folder / "s2l_membership.csv")) == len(table)
     assert "DreamBooth+LoRA" in (folder / "s2l_membership.md").read_text()
-    assert r"\begin{tabular}" in (folder / "s2l_membership.tex").read_text()
+    latex = (folder / "s2l_membership.tex").read_text()
+    assert r"\begin{tabular}" in latex
+    assert not re.search(r"(?<!\\)[%&_]", re.sub(r"^.*&.*$|\\label.*", "", latex, flags=re.MULTILINE))
     source = json.loads((folder / "provenance.json").read_text())
     assert {"profile", "seeds", "packages", "commit", "hardware", "files"} <= set(source)
     assert source["files"]["s2l_membership.csv"]["notebook"] == "03"
@@ -83,6 +89,18 @@ def test_the_verdict_follows_the_intervals():
     assert "DreamBooth rises" in text
     assert "LoRA falls" in text
     assert "DreamBooth+LoRA does not move" in text
+    assert "other sign" not in text
+
+
+def test_a_fall_below_one_half_is_called_leakage():
+    row = {"attack": "pia", "protocol": "shifted (studio)", "metric": "AUC"}
+    base = row | {"method": PRETRAINED, "value": 0.3, "low": 0.2, "high": 0.4}
+    tuned = row | {"method": "lora", "value": 0.2, "low": 0.1, "high": 0.3, "delta": -0.1, "delta_low": -0.2, "delta_high": -0.05}
+    blind = row | {"attack": "blind", "method": "no model", "value": 0.9, "low": 0.8, "high": 1.0}
+    text = verdicts(pd.DataFrame([base, tuned, blind]))
+    assert "below 0.5: leakage with the other sign" in text
+    assert "LoRA falls away from 0.5" in text
+    assert "may be reading the style" in text
 
 
 def test_the_sweep_covers_each_attack_and_timestep_before_and_after(study):

@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from s2llib.data.domain import MEMBER, NONMEMBER, Photos
 from s2llib.params import ParamsError
 
-__all__ = ["check_images", "read_folder", "write_folder"]
+__all__ = ["check_images", "check_splits", "read_folder", "write_folder"]
 
 METADATA = "metadata.jsonl"
 
@@ -35,7 +35,11 @@ def read_folder(folder: Path) -> dict[str, dict[str, Photos]]:
     if not listing.is_file():
         raise ParamsError(f"Image folder {folder} has no {METADATA}; write one line per image with file_name, text, domain, split.")
     found: dict = defaultdict(lambda: defaultdict(list))
-    for number, line in enumerate(listing.read_text().splitlines(), 1):
+    try:
+        lines = listing.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise ParamsError(f"{listing} is not UTF-8 text; save it as UTF-8.") from None
+    for number, line in enumerate(lines, 1):
         if line.strip():
             row = _row(listing, number, line)
             found[row["domain"]][row["split"]].append(row)
@@ -52,6 +56,8 @@ def _row(listing: Path, number: int, line: str) -> dict:
     for key in ("file_name", "domain", "split"):
         if not isinstance(row, dict) or not isinstance(row.get(key), str) or not row[key]:
             raise ParamsError(f"{listing}, line {number} has no '{key}'; every line needs file_name, text, domain and split.")
+    if not isinstance(row.get("text", ""), str):
+        raise ParamsError(f"{listing}, line {number}: text is {row['text']!r}; it must be a caption in quotes.")
     if not (listing.parent / row["file_name"]).is_file():
         raise ParamsError(
             f"{listing}, line {number} names {row['file_name']}, which is not in the folder; remove the line or add the file."
@@ -70,20 +76,38 @@ def _photos(folder: Path, rows: list[dict]) -> Photos:
     )
 
 
-def check_images(domains: dict[str, dict[str, Photos]]) -> None:
-    """Every image decodes and every domain has at least 2 single-copy members and 2 non-members."""
+def check_splits(domains: dict[str, dict[str, Photos]], files: dict[str, dict[str, list[str]]]) -> None:
+    """No image stands in two places, every domain has the same splits, with at least 2 images each; raises ParamsError.
+
+    files: the SHA-256 of every image, in the order of the Photos.
+    """
+    names = dict.fromkeys(split for splits in domains.values() for split in splits)
+    seen: dict[str, tuple[str, str, Path]] = {}
     for domain, splits in domains.items():
-        for split in (MEMBER, NONMEMBER):
+        for split in dict.fromkeys((MEMBER, NONMEMBER, *names)):
             count = len(splits[split].single()) if split in splits else 0
             if count < 2:
                 raise ParamsError(
                     f"Domain '{domain}' has {count} {split} image{'' if count == 1 else 's'} that occur once;"
                     f" an attack needs at least 2: add images with split '{split}' to {METADATA}."
                 )
+            for path, content in zip(splits[split].paths, files[domain][split], strict=True):
+                if content in seen:
+                    other = seen[content]
+                    raise ParamsError(
+                        f"{path} ({domain}, {split}) is the same image as {other[2]} ({other[0]}, {other[1]}); an image belongs to one"
+                        f" domain and one split: remove one line from {METADATA} (use `copies` for repeated training images)."
+                    )
+                seen[content] = (domain, split, path)
+
+
+def check_images(domains: dict[str, dict[str, Photos]]) -> None:
+    """Raises ParamsError unless every image decodes."""
+    for splits in domains.values():
         for photos in splits.values():
             for path in photos.paths:
                 try:
                     with Image.open(path) as image:
                         image.load()
-                except (OSError, UnidentifiedImageError, SyntaxError):
+                except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError):
                     raise ParamsError(f"{path} cannot be read as an image; replace it or remove its line from {METADATA}.") from None

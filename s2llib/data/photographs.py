@@ -18,16 +18,16 @@ def olivetti(data_home: str | None) -> np.ndarray:
 
     Raises ParamsError when they are not there and cannot be downloaded.
     """
-    from sklearn.datasets import fetch_olivetti_faces, get_data_home
+    from sklearn.datasets import fetch_olivetti_faces
 
-    home = Path(get_data_home(data_home or os.environ.get("SCIKIT_LEARN_DATA")))
+    home = Path(data_home or os.environ.get("SCIKIT_LEARN_DATA") or "~/scikit_learn_data").expanduser()
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(15)
     try:
         faces = fetch_olivetti_faces(data_home=str(home), n_retries=1, delay=0.1).images
-    except OSError:
+    except Exception:  # no network, no right to write, or a damaged file: one mend for all
         raise ParamsError(
-            f"The Olivetti photographs are not in {home} and cannot be downloaded; on a machine with a network run"
+            f"The Olivetti photographs are not in {home} (or damaged there) and cannot be downloaded; on a machine with a network run"
             f" `python -c 'from sklearn.datasets import fetch_olivetti_faces as f; f()'`, copy {_FILE} from its"
             f" ~/scikit_learn_data to {home}, or set world.data_home to the folder that holds it."
         ) from None

@@ -7,18 +7,23 @@ import torch
 from PIL import Image
 
 from s2llib.data.domain import MEMBER, NONMEMBER, Domain, Photos
-from s2llib.data.folders import check_images, read_folder, write_folder
+from s2llib.data.folders import check_images, check_splits, read_folder, write_folder
 from s2llib.data.people import person_name
 from s2llib.data.photographs import olivetti
 from s2llib.data.portraits import STYLES, portrait
 from s2llib.params import ParamsError, World
-from s2llib.store import Store, digest, folder_digest
+from s2llib.store import Store, digest, file_digest
 
-__all__ = ["auxiliary_images", "domain_names", "load_domains", "training_photos"]
+__all__ = ["auxiliary_images", "data_version", "domain_names", "known_names", "load_domains", "training_photos"]
 
 PORTRAITS_VERSION = 1
 OLIVETTI_VERSION = 1
 FOLDER_VERSION = 1
+
+
+def data_version(world: World) -> int:
+    """Code version of the world's photographs."""
+    return {"portraits": PORTRAITS_VERSION, "olivetti": OLIVETTI_VERSION, "folder": FOLDER_VERSION}[world.kind]
 
 
 def _copies(world: World) -> list[int]:
@@ -60,7 +65,7 @@ def _person_inputs(world: World, who: int) -> dict:
 
 def _person(world: World, who: int, store: Store) -> Domain:
     make = _portrait_folder if world.kind == "portraits" else _olivetti_folder
-    version = PORTRAITS_VERSION if world.kind == "portraits" else OLIVETTI_VERSION
+    version = data_version(world)
     inputs = _person_inputs(world, who)
     folder = store.get("domain", version, inputs, lambda new: make(new, world, who))
     ((name, splits),) = read_folder(folder).items()
@@ -68,23 +73,35 @@ def _person(world: World, who: int, store: Store) -> Domain:
 
 
 def _folder_domains(world: World, store: Store) -> list[Domain]:
-    folder = Path(world.folder).expanduser()
-    found = read_folder(folder)
-    content = folder_digest(folder)
+    found = read_folder(_folder(world))
+    wanted = {name: found[name] for name in domain_names(world)}
+    files = {
+        name: {split: [file_digest(path) for path in photos.paths] for split, photos in splits.items()} for name, splits in wanted.items()
+    }
+    labels = {name: {split: [photos.captions, photos.copies] for split, photos in splits.items()} for name, splits in wanted.items()}
+    content = digest([files, labels])
+    check_splits(wanted, files)
     # decoding every image once per content is enough
-    store.get("folder_check", FOLDER_VERSION, {"content": content}, lambda new: check_images(found))
-    return [Domain(name, splits, digest([content, name]), world.instance, world.condition) for name, splits in found.items()]
+    store.get("folder_check", FOLDER_VERSION, {"content": content}, lambda new: check_images(wanted))
+    return [Domain(name, splits, digest([content, name]), world.instance, world.condition) for name, splits in wanted.items()]
 
 
-def _known_names(world: World) -> list[str]:
+def _folder(world: World) -> Path:
+    """`world.folder`; a relative one that is not below the working directory is below the repository."""
+    path = Path(world.folder).expanduser()
+    return path if path.is_absolute() or path.exists() else Path(__file__).resolve().parents[2] / path
+
+
+def known_names(world: World) -> list[str]:
+    """Names of all people of a world, attacked or not."""
     if world.kind == "folder":
-        return list(read_folder(Path(world.folder).expanduser()))
+        return list(read_folder(_folder(world)))
     return [person_name(i) for i in range(world.people)]
 
 
 def domain_names(world: World) -> list[str]:
     """Names of the attacked domains: the first N, or those listed. Raises ParamsError for a name the world lacks."""
-    known = _known_names(world)
+    known = known_names(world)
     wanted = known[: world.domains] if isinstance(world.domains, int) else world.domains
     unknown = [name for name in wanted if name not in known]
     if unknown:
@@ -109,7 +126,7 @@ def load_domains(world: World, store: Store) -> list[Domain]:
     if world.kind == "folder":
         found = {domain.name: domain for domain in _folder_domains(world, store)}
         return [found[name] for name in names]
-    everybody = _known_names(world)
+    everybody = known_names(world)
     return [_person(world, everybody.index(name), store) for name in names]
 
 
@@ -120,8 +137,8 @@ def training_photos(world: World, store: Store) -> dict[str, Photos]:
     return {person.name: person.splits[MEMBER] for person in people}
 
 
-def auxiliary_images(world: World, per_person: int, store: Store) -> tuple[np.ndarray, list[str], np.ndarray]:
-    """What VAE and CLIP train on: (pixels [n, 64, 64, 3] uint8, captions, person of each [n]).
+def auxiliary_images(world: World, per_person: int, store: Store) -> tuple[np.ndarray, list[str]]:
+    """What VAE and CLIP train on: (pixels [n, 64, 64, 3] uint8, captions).
 
     Portraits: images of their own stream, in no split, a sixth of them in each shifted style. Olivetti: the members
     (ten photographs a person leave no others), which the trainers augment.
@@ -130,10 +147,10 @@ def auxiliary_images(world: World, per_person: int, store: Store) -> tuple[np.nd
         members = training_photos(world, store).values()
         pixels = torch.cat([photos.pixels(64) for photos in members]).permute(0, 2, 3, 1)
         captions = [text for photos in members for text in photos.captions]
-        return (pixels.numpy() * 255).round().astype(np.uint8), captions, np.repeat(np.arange(world.people), world.members)
+        return (pixels.numpy() * 255).round().astype(np.uint8), captions
     pairs = [(who, i) for who in range(world.people + world.bystanders) for i in range(per_person)]
     drawn = [portrait(world.seed, who, _auxiliary_stream(i), _AUXILIARY_OFFSET + i) for who, i in pairs]
-    return np.stack([pixels for pixels, _ in drawn]), [text for _, text in drawn], np.array([who for who, _ in pairs])
+    return np.stack([pixels for pixels, _ in drawn]), [text for _, text in drawn]
 
 
 _AUXILIARY_OFFSET = 1_000_000  # far from every index that a split uses

@@ -40,7 +40,7 @@ class _Prompts:
 
 def finetune(
     pipeline, how: Method, recipe: Recipe, images: Photos, instance_prompt: str, seed: int, what: str, prior: Photos | None = None,
-    checkpoint: Path | None = None,
+    encode_batch: int = 128, checkpoint: Path | None = None,
 ) -> dict:  # fmt: skip
     """Train `pipeline` in place on `images`; returns {"loss": of every step, "trainable": number of parameters}.
 
@@ -49,8 +49,7 @@ def finetune(
     preservation; MixSyn, equation 6).
     """
     torch.manual_seed(seed)
-    denoiser = Denoiser(pipeline)
-    alphas = denoiser.a
+    denoiser = Denoiser(pipeline, encode_batch)
     parameters = trainable_parameters(pipeline, how, recipe)
     texts = [instance_prompt] * len(images) if how.instance_prompt else list(images.captions)
     batches = [(1.0, denoiser.encode_photos(images), _Prompts(pipeline, texts, frozen=not how.text_encoder))]
@@ -59,7 +58,7 @@ def finetune(
         batches.append((recipe.prior_weight, denoiser.encode_photos(prior), prompts))
 
     def loss(step: int, draw: torch.Generator) -> Tensor:
-        return sum(weight * _denoising_loss(pipeline.unet, z0, c, recipe.batch, alphas, draw) for weight, z0, c in batches)
+        return sum(weight * _denoising_loss(denoiser, z0, c, recipe.batch, draw) for weight, z0, c in batches)
 
     losses = train(parameters, loss, steps=recipe.steps, lr=recipe.lr, warmup=recipe.warmup, seed=seed, what=what, checkpoint=checkpoint)
     pipeline.unet.requires_grad_(False)
@@ -67,13 +66,17 @@ def finetune(
     return {"loss": losses, "trainable": sum(p.numel() for p in parameters)}
 
 
-def _denoising_loss(unet, z0: Tensor, prompts: _Prompts, batch: int, alphas: Tensor, draw: torch.Generator) -> Tensor:
-    """Mean squared error of the predicted noise on a random batch at uniform timesteps (Ho et al. 2020, equation 14)."""
+def _denoising_loss(denoiser: Denoiser, z0: Tensor, prompts: _Prompts, batch: int, draw: torch.Generator) -> Tensor:
+    """Mean squared error of the predicted noise on a random batch at uniform timesteps (Ho et al. 2020, equation 14).
+
+    A v-prediction model is trained on v = sqrt(a) noise - sqrt(1-a) z0 (Salimans & Ho 2022).
+    """
     which = torch.randint(len(z0), (batch,), generator=draw)
-    t = torch.randint(0, len(alphas), (batch,), generator=draw).to(z0.device)
-    z, a = z0[which.to(z0.device)], alphas[t].view(-1, 1, 1, 1)
+    t = torch.randint(0, len(denoiser.a), (batch,), generator=draw).to(z0.device)
+    z, a = z0[which.to(z0.device)], denoiser.a[t].view(-1, 1, 1, 1)
     noise = torch.randn(z.shape, generator=draw).to(z)
-    return F.mse_loss(unet(a.sqrt() * z + (1 - a).sqrt() * noise, t, prompts(which)).sample, noise)
+    target = a.sqrt() * noise - (1 - a).sqrt() * z if denoiser.prediction == "v_prediction" else noise
+    return F.mse_loss(denoiser.pipeline.unet(a.sqrt() * z + (1 - a).sqrt() * noise, t, prompts(which)).sample, target)
 
 
 def save_finetuned(pipeline, how: Method, recipe: Recipe, folder: Path) -> None:

@@ -1,13 +1,14 @@
 """The blind baseline: how well members and non-members separate when the model is never queried."""
 
 import numpy as np
+from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-__all__ = ["blind_scores", "image_features"]
+__all__ = ["blind_scores", "caption_features", "image_features"]
 
 
 def image_features(pixels: Tensor) -> np.ndarray:
@@ -24,6 +25,11 @@ def image_features(pixels: Tensor) -> np.ndarray:
     edge = grey.shape[1] // 4
     blocks = grey[:, : 4 * edge, : 4 * edge].reshape(len(x), 4, edge, 4, edge).mean((2, 4)).reshape(len(x), 16)
     return np.concatenate([*moments, np.stack(energy, 1), blocks], axis=1)
+
+
+def caption_features(captions: tuple[str, ...]) -> np.ndarray:
+    """[n, 256]: counts of the captions' words, hashed."""
+    return HashingVectorizer(n_features=256, norm=None, alternate_sign=False).transform(captions).toarray()
 
 
 def blind_scores(members: np.ndarray, nonmembers: np.ndarray, folds: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,10 @@ POOL_BELOW = 100  # non-members in a domain: with fewer, TPR@1%FPR is computed o
 
 @dataclass(frozen=True)
 class Scores:
-    """Membership scores of one method. members, nonmembers: per domain [seeds, n], a row for each fine-tuning seed."""
+    """Membership scores of one method. members, nonmembers: per domain [seeds, n], a row for each fine-tuning seed.
+
+    A domain with fewer seeds than another counts each of its own as often as it takes.
+    """
 
     members: list[np.ndarray]
     nonmembers: list[np.ndarray]
@@ -72,12 +75,12 @@ class HierarchicalBootstrap:
 
     def tpr(self, scores: Scores, fpr: float = 0.01) -> Estimate:
         """TPR at an FPR of at most `fpr`: per domain and averaged, or on pooled scores where domains are small."""
-        seeds = range(min(len(m) for m in scores.members))
+        seeds = range(max(len(m) for m in scores.members))
         parts = [self._tpr(scores, seed, fpr) for seed in seeds]
         return Estimate(np.mean([p.value for p in parts]).item(), np.mean([p.replicates for p in parts], axis=0))
 
     def _tpr(self, scores: Scores, seed: int, fpr: float) -> Estimate:
-        m, n = [x[seed] for x in scores.members], [x[seed] for x in scores.nonmembers]
+        m, n = ([x[seed % len(x)] for x in side] for side in (scores.members, scores.nonmembers))
         if self.pooled():
             wm, wn = (np.concatenate([self._per_replicate(d, side) for d in range(len(m))], axis=1) for side in (0, 1))
             m, n = np.concatenate(m), np.concatenate(n)

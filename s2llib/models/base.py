@@ -5,27 +5,31 @@ from pathlib import Path
 
 import numpy as np
 
-from s2llib.data.worlds import auxiliary_images, training_photos
-from s2llib.models.pipeline import base_folder
-from s2llib.params import Params
-from s2llib.store import Store, digest, folder_digest
+from s2llib.data.worlds import auxiliary_images, data_version, training_photos
+from s2llib.models.pipeline import PARTS, base_folder
+from s2llib.params import Params, ParamsError
+from s2llib.store import Store, digest, file_digest, folder_digest
 
-__all__ = ["base_key", "base_model"]
+__all__ = ["base_key", "base_model", "check_world"]
 
 VAE_VERSION = 1
 CLIP_VERSION = 2
 UNET_VERSION = 2
-BASE_VERSION = 1
+BASE_VERSION = 2
+
+WORLD = "world.json"  # in a base model's folder: what its UNet was trained on
 
 
 def _auxiliary_inputs(p: Params) -> dict:
     keys = {"kind", "seed", "people", "bystanders"} | ({"members", "nonmembers"} if p.world.kind == "olivetti" else set())
-    return {"world": p.world.model_dump(include=keys), "auxiliary": p.base.auxiliary, "seed": p.seed}
+    world = p.world.model_dump(include=keys)
+    return {"world": world, "data": data_version(p.world), "auxiliary": p.base.auxiliary, "seed": p.seed}
 
 
 def _training_inputs(p: Params) -> dict:
     keys = {"kind", "seed", "people", "bystanders", "members", "duplicated", "copies"}
-    return {"world": p.world.model_dump(include=keys), "nonmembers": p.world.nonmembers if p.world.kind == "olivetti" else 0}
+    keys |= {"nonmembers"} if p.world.kind == "olivetti" else set()
+    return p.world.model_dump(include=keys) | {"data": data_version(p.world)}
 
 
 def _inputs(p: Params) -> dict[str, dict]:
@@ -38,9 +42,26 @@ def _inputs(p: Params) -> dict[str, dict]:
 
 
 def base_key(p: Params) -> str:
-    """What the base model is addressed by: its files' content, or everything its training depends on."""
+    """What the base model is addressed by: the content of the files that are loaded, or everything its training depends on."""
     folder = base_folder(p)
-    return folder_digest(folder) if folder else digest(_inputs(p)["unet"])
+    if not folder:
+        return digest([BASE_VERSION, _inputs(p)["unet"]])
+    parts = {part: folder_digest(folder / part) for part in (*PARTS, "clip") if (folder / part).is_dir()}
+    return digest(parts | {"index": file_digest(folder / "model_index.json")})
+
+
+def check_world(p: Params) -> None:
+    """Raises ParamsError if the base model says that it was trained on another world than the one that is attacked."""
+    folder = base_folder(p)
+    if not folder or not (folder / WORLD).is_file():
+        return
+    trained, attacked = json.loads((folder / WORLD).read_text()), json.loads(json.dumps(_training_inputs(p)))
+    for key in sorted(trained | attacked):
+        if trained.get(key) != attacked.get(key):
+            raise ParamsError(
+                f"world.{key} is {attacked.get(key)!r} but base.path {folder} was trained with {trained.get(key)!r}: its members would not"
+                f" be this world's; set retrain_base=true to train a base for this world."
+            )
 
 
 def base_model(p: Params, store: Store) -> Path:
@@ -80,6 +101,7 @@ def _assemble(p: Params, store: Store, new: Path) -> None:
         stage: json.loads((at / "training.json").read_text()) for stage, at in (("vae", vae_at), ("clip", clip_at), ("unet", unet_at))
     }
     (new / "training.json").write_text(json.dumps(report, indent=1))
+    (new / WORLD).write_text(json.dumps(_training_inputs(p), indent=1))
 
 
 def _report(folder: Path, stage: str, losses: list[float], **metrics) -> None:
@@ -98,7 +120,7 @@ def _vae(p: Params, store: Store, inputs: dict, auxiliary, augment: bool, to: Pa
 
     from s2llib.models import mini
 
-    images, _, _ = auxiliary
+    images, _ = auxiliary
     vae, losses = mini.train_vae(images, p.base.vae, p.seed, augment, store.scratch("base_vae", VAE_VERSION, inputs))
     vae.save_pretrained(to / "vae")
     x = torch.from_numpy(images[:: max(1, len(images) // 200)]).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -110,7 +132,7 @@ def _vae(p: Params, store: Store, inputs: dict, auxiliary, augment: bool, to: Pa
 def _clip(p: Params, store: Store, inputs: dict, auxiliary, augment: bool, to: Path) -> None:
     from s2llib.models import mini
 
-    images, captions, _ = auxiliary
+    images, captions = auxiliary
     tokenizer = mini.build_tokenizer(to / "tokenizer")
     bare = [text.split(",")[0] for text in captions]
     at = store.scratch("base_clip", CLIP_VERSION, inputs)

@@ -12,7 +12,7 @@ class Denoiser:
     """eps(z, t, c) of a `StableDiffusionPipeline`, in float32, in batches, with a count of UNet evaluations.
 
     a: [T] cumulative alphas, read from the pipeline's scheduler. evaluations: UNet evaluations so far, one per image
-    and timestep.
+    and timestep. prediction: `epsilon` or `v_prediction`; `check_folder` admits no other.
     """
 
     def __init__(self, pipeline, batch: int = 128):
@@ -20,8 +20,6 @@ class Denoiser:
         self.device = pipeline.unet.device
         self.a = pipeline.scheduler.alphas_cumprod.to(self.device, torch.float32)
         self.prediction = pipeline.scheduler.config.prediction_type
-        if self.prediction not in ("epsilon", "v_prediction"):
-            raise ValueError(f"prediction_type is {self.prediction!r}; epsilon or v_prediction is needed.")
         self.evaluations = 0
 
     @property

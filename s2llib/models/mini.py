@@ -95,7 +95,8 @@ def train_vae(images: np.ndarray, p: P.VAE, seed: int, augment: bool, checkpoint
         sample_size=64,
         mid_block_add_attention=False,
     )
-    bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # half the time where the processor has it
+    # half the time where the processor has it
+    bfloat16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
     def loss(step: int, draw: torch.Generator) -> Tensor:
         x = _pixels(images, torch.randint(len(images), (p.batch,), generator=draw), augment, draw)

@@ -21,6 +21,7 @@ def pick_device(wanted: str) -> "torch.device":
 
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ParamsError("device is 'cuda' but no GPU is visible; set device to 'auto' or 'cpu'.")
+    torch.backends.cudnn.allow_tf32 = False  # SecMI subtracts two close predictions: float32 must mean float32
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
@@ -44,6 +45,13 @@ def check_folder(folder: Path) -> None:
     for part in PARTS[:3]:
         if not list((folder / part).glob("*.safetensors")):
             raise ParamsError(f"base.path: {folder / part} has no .safetensors weights; convert them (pickled weights are never loaded).")
+    schedule = folder / "scheduler" / "scheduler_config.json"
+    try:
+        prediction = json.loads(schedule.read_text()).get("prediction_type", "epsilon")
+    except (OSError, ValueError):
+        raise ParamsError(f"base.path: {schedule} is missing or no JSON; save the pipeline again with save_pretrained.") from None
+    if prediction not in ("epsilon", "v_prediction"):
+        raise ParamsError(f"base.path: {folder} predicts '{prediction}'; the attacks are defined for epsilon and v_prediction.")
 
 
 def _quiet() -> None:
@@ -78,9 +86,14 @@ def base_folder(params: Params) -> Path | None:
         return None
     if params.base.hub:
         from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError
 
-        patterns = ["*.json", "*.txt", "*/*.safetensors"]
-        return Path(snapshot_download(params.base.hub, allow_patterns=patterns, ignore_patterns=["*.fp16.*", "*non_ema*"]))
+        wanted = [f"{part}/{kind}" for part in PARTS for kind in ("*.json", "*.txt", "*.safetensors")]
+        try:
+            return Path(snapshot_download(params.base.hub, allow_patterns=["*.json", *wanted], ignore_patterns=["*.fp16.*", "*non_ema*"]))
+        except (OSError, ValueError, HfHubHTTPError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ParamsError(f"base.hub: {params.base.hub} cannot be downloaded ({reason}); check its name and the network.") from None
     path = Path(os.path.expanduser(params.base.path))
     root = Path(__file__).resolve().parents[2]
     return path if path.is_absolute() or path.exists() else root / path

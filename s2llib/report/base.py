@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from s2llib.data.domain import Domain
+from s2llib.data.worlds import known_names
 from s2llib.metrics.clip import retrieval_precision
 from s2llib.models.denoiser import Denoiser
 from s2llib.study import Study
@@ -27,16 +28,16 @@ def splits_table(study: Study) -> pd.DataFrame:
 def captions_table(domain: Domain, count: int = 5) -> pd.DataFrame:
     """Some members' captions, the last ones being those with copies."""
     photos = domain.splits["member"]
-    which = [*range(count - 2), len(photos) - 2, len(photos) - 1]
+    which = sorted({*range(min(count - 2, len(photos))), *range(max(0, len(photos) - 2), len(photos))})
     return pd.DataFrame({"caption": [photos.captions[i] for i in which], "copies": [photos.copies[i] for i in which]})
 
 
 def reconstruction(study: Study, pixels: Tensor) -> Tensor:
     """Images [n, 3, h, w] in [0, 1] through the autoencoder and back."""
-    denoiser = Denoiser(study.base)
-    vae = study.base.vae
+    batch, vae = study.params.attacks.batch, study.base.vae
+    z = Denoiser(study.base, batch).encode(pixels) / vae.config.scaling_factor
     with torch.no_grad():
-        decoded = vae.decode(denoiser.encode(pixels) / vae.config.scaling_factor).sample
+        decoded = torch.cat([vae.decode(some).sample for some in z.split(batch)])
     return (decoded.cpu() / 2 + 0.5).clamp(0, 1)
 
 
@@ -47,10 +48,11 @@ def base_metrics(study: Study, domains: int = 40) -> dict[str, float]:
     some = torch.cat(pixels[:8])
     found = {"VAE reconstruction error (RMS)": (reconstruction(study, some) - some).square().mean().sqrt().item()}
     if (study.base_folder / "clip").is_dir():
-        truth = torch.repeat_interleave(torch.arange(len(chosen)), torch.tensor([len(x) for x in pixels]))
-        prompts = [domain.condition_prompt for domain in chosen]
-        found[f"CLIP-R precision of non-members, {len(chosen)} candidates (%)"] = retrieval_precision(
-            study.base_folder, torch.cat(pixels), truth, prompts
+        people = known_names(study.params.world)
+        truth = [people.index(domain.name) for domain, x in zip(chosen, pixels, strict=True) for _ in x]
+        prompts = [study.params.world.condition.format(name=name) for name in people]
+        found[f"CLIP-R precision of non-members, {len(people)} candidates (%)"] = retrieval_precision(
+            study.base_folder, torch.cat(pixels), torch.tensor(truth), prompts
         )
     return found
 

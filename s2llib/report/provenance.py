@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from s2llib.params import Params
+from s2llib.store import digest
 
 __all__ = ["provenance"]
 
@@ -42,6 +43,7 @@ def provenance(params: Params) -> dict:
     return {
         "profile": params.profile,
         "seeds": {"study": params.seed, "world": params.world.seed, "finetuning": params.finetune.seeds},
+        "parameters_digest": digest(params.model_dump(mode="json"))[:20],
         "parameters": params.model_dump(mode="json"),
         "commit": _git_commit(),
         "packages": {name: version(name) for name in PACKAGES},

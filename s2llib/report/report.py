@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -9,13 +10,14 @@ from filelock import FileLock
 from matplotlib.figure import Figure
 
 from s2llib.report.provenance import provenance
-from s2llib.store import file_digest, write_atomic
+from s2llib.store import digest, file_digest, write_atomic
 from s2llib.study import Study
 
 __all__ = ["Report", "figures_root"]
 
 
-REPORT_VERSION = 2  # raised when a table or figure is drawn otherwise from the same results
+# raised when a table or figure is drawn otherwise from the same results
+REPORT_VERSION = 3
 
 
 def figures_root() -> Path:
@@ -23,13 +25,20 @@ def figures_root() -> Path:
     return Path(os.environ.get("S2L_FIGURES") or Path(__file__).resolve().parents[2] / "figures")
 
 
+def _escaped(text: str) -> str:
+    """Text for LaTeX, where %, & and _ mean something else."""
+    return re.sub(r"([%&_#$])", r"\\\1", text)
+
+
 class Report:
     """The folder `figures/<profile>/` of a study."""
 
     def __init__(self, study: Study, notebook: str):
         self.study, self.notebook = study, notebook
+        self._parameters = digest(study.params.model_dump(mode="json"))[:20]
         self.folder = figures_root() / study.params.profile
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._record()
 
     def table(self, name: str, tidy: pd.DataFrame, printed: pd.DataFrame | None = None, note: str = "") -> pd.DataFrame:
         """Write NAME.csv from the tidy table, NAME.md and NAME.tex from the one laid out for print, which is returned."""
@@ -38,7 +47,7 @@ class Report:
         write_atomic(self.folder / f"{name}.csv", csv)
         flat = printed.reset_index() if printed.index.names != [None] else printed
         write_atomic(self.folder / f"{name}.md", flat.to_markdown(index=False) + (f"\n\n{note}\n" if note else "\n"))
-        latex = flat.to_latex(index=False, escape=True, na_rep="", caption=note or None, label=f"tab:{name}")
+        latex = flat.to_latex(index=False, escape=True, na_rep="", caption=_escaped(note) or None, label=f"tab:{name}")
         write_atomic(self.folder / f"{name}.tex", latex)
         self._record(*(f"{name}.{kind}" for kind in ("csv", "md", "tex")))
         return printed
@@ -52,14 +61,17 @@ class Report:
         self._record(f"{name}.png", f"{name}.pdf")
 
     def _record(self, *names: str) -> None:
+        """Note where files come from; without names, forget what this notebook wrote before."""
         path = self.folder / "provenance.json"
         with FileLock(f"{path}.lock"):
             try:
                 files = json.loads(path.read_text())["files"]
             except (OSError, ValueError, KeyError):
                 files = {}
+            if not names:
+                files = {name: made for name, made in files.items() if made["notebook"] != self.notebook}
             source = provenance(self.study.params)
+            made = {"notebook": self.notebook, "commit": source["commit"], "seeds": source["seeds"], "parameters": self._parameters}
             for name in names:
-                made = {"notebook": self.notebook, "commit": source["commit"], "sha256": file_digest(self.folder / name)}
-                files[name] = made
+                files[name] = made | {"sha256": file_digest(self.folder / name)}
             write_atomic(path, json.dumps(source | {"files": dict(sorted(files.items()))}, indent=1))
