@@ -75,9 +75,12 @@ def main() -> None:
     from transformers import CLIPModel
 
     CLIPModel.from_pretrained(study.base_folder / "clip", dtype=torch.float16).save_pretrained(SHIPPED / "clip")
-    for part in ("text_encoder", "clip"):  # so that plain from_pretrained loads every part in one precision
-        config = json.loads((SHIPPED / part / "config.json").read_text())
-        (SHIPPED / part / "config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
+    for part in ("vae", "unet", "text_encoder", "clip"):
+        path = SHIPPED / part / "config.json"
+        config = {key: value for key, value in json.loads(path.read_text()).items() if key != "_name_or_path"}  # a folder of this machine
+        if part in ("text_encoder", "clip"):  # so that plain from_pretrained loads every part in one precision
+            config |= {"dtype": "float32"}
+        path.write_text(json.dumps(config, indent=2) + "\n")
     (SHIPPED / "README.md").write_text(card(study, metrics, log))
     print(f"{SHIPPED}: {sum(path.stat().st_size for path in SHIPPED.rglob('*') if path.is_file()) / 1e6:.1f} MB")
 
