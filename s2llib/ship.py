@@ -26,7 +26,7 @@ Procedural portraits of {people} invented people (world seed {world_seed}); no r
 
 Seed {seed}. {stages}
 
-{processor}, {threads} threads, torch {torch}.
+Card written on {processor}, torch {torch}.
 
 ## Metrics
 
@@ -55,7 +55,6 @@ def card(study: Study, metrics: dict[str, float], log: str) -> str:
         seed=p.seed,
         stages="; ".join(stages) + f"; UNet: {p.base.unet.epochs} epochs.",
         processor=source["hardware"]["processor"],
-        threads=source["hardware"]["threads"],
         torch=source["packages"]["torch"],
         metrics="\n".join(f"- {name}: {value:.4g}" for name, value in metrics.items()),
         log=log,

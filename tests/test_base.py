@@ -42,16 +42,18 @@ def test_unseen_photographs_survive_the_autoencoder_and_clip_knows_the_people(la
 
 
 def test_its_losses_fell_to_the_end():
-    """A training that diverges and half recovers still draws something; its curve gives it away."""
     for stage, report in json.loads((SHIPPED / "training.json").read_text()).items():
-        assert report["loss"][-1] < 1.3 * min(report["loss"]), stage
+        lowest = report["loss"][0]
+        for loss in report["loss"]:
+            assert loss < 1.4 * lowest, stage
+            lowest = min(lowest, loss)
 
 
 def test_a_base_model_whose_training_diverged_is_refused(tmp_path):
     from s2llib.models.base import _report
 
     with pytest.raises(RuntimeError, match=r"UNet diverged: loss 0\.100 rose to 0\.900"):
-        _report(tmp_path, "UNet", [0.5] * 500 + [0.1] * 500 + [0.9] * 500)
+        _report(tmp_path, "UNet", [0.5] * 500 + [0.1] * 500 + [0.9] * 500 + [0.11] * 500)  # half recovered
     _report(tmp_path, "UNet", [0.5] * 500 + [0.1] * 500)
     assert json.loads((tmp_path / "training.json").read_text())["steps"] == 1000
 

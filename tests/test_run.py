@@ -89,8 +89,9 @@ def test_another_seed_gives_other_tables_and_a_lost_figure_is_made_again(finishe
     done = call(finished, *FAST, "--only", "03", "--set", "finetune.seeds=[1]")
     assert done.returncode == 0, done.stderr
     assert tables(finished)["s2l_membership.csv"] != before["s2l_membership.csv"]
-    call(finished, *FAST, "--only", "03", "--set", "seed=1")
-    assert tables(finished)["s2l_membership.csv"] != before["s2l_membership.csv"]
+    tuned = tables(finished)
+    assert call(finished, *FAST, "--only", "03", "--set", "seed=1").returncode == 0
+    assert tables(finished)["s2l_membership.csv"] not in (before["s2l_membership.csv"], tuned["s2l_membership.csv"])
     assert call(finished, *FAST, "--only", "03").returncode == 0  # same seed again, after another run in the same store
     assert tables(finished) == before
     (finished / "figures" / "tiny" / "s2l_roc.png").unlink()

@@ -83,7 +83,8 @@ def _folder_domains(world: World, store: Store) -> list[Domain]:
     check_splits(wanted, files)
     # decoding every image once per content is enough
     store.get("folder_check", FOLDER_VERSION, {"content": content}, lambda new: check_images(wanted))
-    return [Domain(name, splits, digest([content, name]), world.instance, world.condition) for name, splits in wanted.items()]
+    own = {name: digest([name, files[name], labels[name]]) for name in wanted}  # another domain's images do not void this one's results
+    return [Domain(name, splits, own[name], world.instance, world.condition) for name, splits in wanted.items()]
 
 
 def _folder(world: World) -> Path:
@@ -122,12 +123,10 @@ def _checked(world: World) -> None:
 def load_domains(world: World, store: Store) -> list[Domain]:
     """The attacked domains of a world, in order."""
     _checked(world)
-    names = domain_names(world)
     if world.kind == "folder":
-        found = {domain.name: domain for domain in _folder_domains(world, store)}
-        return [found[name] for name in names]
+        return _folder_domains(world, store)
     everybody = known_names(world)
-    return [_person(world, everybody.index(name), store) for name in names]
+    return [_person(world, everybody.index(name), store) for name in domain_names(world)]
 
 
 def training_photos(world: World, store: Store) -> dict[str, Photos]:

@@ -105,11 +105,13 @@ def _assemble(p: Params, store: Store, new: Path) -> None:
 
 
 def _report(folder: Path, stage: str, losses: list[float], **metrics) -> None:
-    """Write training.json; a loss that ends far above its lowest point is no model to study, so it raises RuntimeError."""
+    """Write training.json; raises RuntimeError if the loss ever rose far above its lowest, even if it half recovered."""
     smooth = [float(np.mean(part)) for part in np.array_split(losses, min(50, len(losses)))]
-    if len(losses) >= 1000 and smooth[-1] > 1.5 * min(smooth):
+    rise = np.array(smooth) / np.minimum.accumulate(smooth)
+    if len(losses) >= 1000 and rise.max() > 1.5:
+        at = int(rise.argmax())
         raise RuntimeError(
-            f"The base model's {stage} diverged: loss {min(smooth):.3f} rose to {smooth[-1]:.3f}; lower its learning rate in params/."
+            f"The base model's {stage} diverged: loss {min(smooth[:at]):.3f} rose to {smooth[at]:.3f}; lower its learning rate in params/."
         )
     (folder / "training.json").write_text(json.dumps({"steps": len(losses), "loss": smooth, **metrics}))
 

@@ -173,9 +173,7 @@ def _moved(row: pd.Series, base: pd.Series) -> str:
 
 
 def _level(row: pd.Series) -> str:
-    """An AUC with its interval, and a word where it lies below 0.5."""
-    below = ", below 0.5: leakage with the other sign" if row["high"] < 0.5 else ""
-    return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]{below}"
+    return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
 
 
 def verdicts(table: pd.DataFrame) -> str:
@@ -198,5 +196,6 @@ def verdicts(table: pd.DataFrame) -> str:
                 f" ({row['delta']:+.3f} [{row['delta_low']:+.3f}, {row['delta_high']:+.3f}])"
                 for _, row in tuned.iterrows()
             ]
-            lines.append(f"- **{TITLES[attack]}, {protocol}**: base {_level(base)}; {'; '.join(found)}.")
+            below = ", below 0.5: leakage with the other sign" if base["high"] < 0.5 else ""
+            lines.append(f"- **{TITLES[attack]}, {protocol}**: base {_level(base)}{below}; {'; '.join(found)}.")
     return "\n".join(lines)
