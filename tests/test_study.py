@@ -90,6 +90,7 @@ def test_the_verdict_follows_the_intervals():
     assert "LoRA falls" in text
     assert "DreamBooth+LoRA does not move" in text
     assert "other sign" not in text
+    assert "**iid**: of 3 method and attack pairs 1 rise and 1 fall beyond their intervals. They rise for DreamBooth / PIA." in text
 
 
 def test_a_fall_below_one_half_is_called_leakage():

@@ -176,6 +176,18 @@ def _level(row: pd.Series) -> str:
     return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
 
 
+def _summary(auc: pd.DataFrame) -> list[str]:
+    """A sentence per protocol: which method and attack rise, which fall, beyond their intervals."""
+    lines = []
+    for protocol in auc["protocol"].unique():
+        part = auc[(auc["protocol"] == protocol) & auc["delta"].notna()]
+        names = part["method"].map(method_title) + " / " + part["attack"].map(lambda a: TITLES.get(a, a))
+        up, down = (list(names[side]) for side in (part["delta_low"] > 0, part["delta_high"] < 0))
+        counts = f"of {len(part)} method and attack pairs {len(up)} rise and {len(down)} fall beyond their intervals"
+        lines.append(f"- **{protocol}**: {counts}." + (f" They rise for {', '.join(up)}." if up else ""))
+    return [*lines, "", "By chance one in twenty would. Each in turn:", ""]
+
+
 def verdicts(table: pd.DataFrame) -> str:
     """What the table says, in Markdown sentences: which attacks fine-tuning amplifies, and what the protocol does to that."""
     lines = []
@@ -198,4 +210,4 @@ def verdicts(table: pd.DataFrame) -> str:
             ]
             below = ", below 0.5: leakage with the other sign" if base["high"] < 0.5 else ""
             lines.append(f"- **{TITLES[attack]}, {protocol}**: base {_level(base)}{below}; {'; '.join(found)}.")
-    return "\n".join(lines)
+    return "\n".join([*_summary(auc), *lines])
