@@ -22,6 +22,7 @@ CAPTIONS = {
     "s2l_roc": "ROC curves (iid), logarithmic axes.",
     "s2l_timesteps": "AUC against the attack's timestep, before and after.",
     "s2l_protocols": "What the choice of the non-members does; red: the blind baseline.",
+    "s2l_placebo": "Change in AUC under the shifted protocols: members, and photographs that no model saw in their place.",
 }
 WIDE_TABLES = ("s2l_timesteps",)  # linked, not printed
 

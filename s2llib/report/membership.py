@@ -13,7 +13,17 @@ from s2llib.params import Statistics
 from s2llib.report.paper import MIXSYN_CLEAN, S2L_BEST_GAIN
 from s2llib.study import PRETRAINED
 
-__all__ = ["NOTE", "collect", "membership_table", "method_title", "printed_membership", "protocols", "sweep_table", "verdicts"]
+__all__ = [
+    "NOTE",
+    "collect",
+    "estimate_row",
+    "membership_table",
+    "method_title",
+    "printed_membership",
+    "protocols",
+    "sweep_table",
+    "verdicts",
+]
 
 NOTE = (
     "Value [95 % interval] (paired change against the pre-trained model [interval]); hierarchical bootstrap over domains, then images."
@@ -52,7 +62,7 @@ def _estimates(found: dict, method: str, split: str, bootstrap: HierarchicalBoot
     return {"auc": bootstrap.auc(scores), "tpr": bootstrap.tpr(scores)}
 
 
-def _row(value: Estimate, base: Estimate | None, level: float) -> dict:
+def estimate_row(value: Estimate, base: Estimate | None, level: float) -> dict:
     low, high = value.interval(level)
     row = {"value": value.value, "low": low, "high": high}
     if base is not None:
@@ -85,7 +95,7 @@ def membership_table(scores: pd.DataFrame, blind: pd.DataFrame, p: Statistics) -
                 for i, (metric, estimate) in enumerate(estimates.items()):
                     reference = None if protocol == "iid" else MIXSYN_CLEAN.get((method, attack), (None, None))[i]
                     row = {"method": method, "attack": attack, "protocol": protocol, "metric": METRICS[metric]}
-                    row |= _row(estimate, None if method == PRETRAINED else base[metric], p.level)
+                    row |= estimate_row(estimate, None if method == PRETRAINED else base[metric], p.level)
                     mine.append(row | {"seeds": max(map(len, found[method, MEMBER])), "mixsyn_table1": reference})
             rows += mine + _largest_change(mine, attack, protocol)
     rows += _blind_rows(blind, p)
@@ -114,7 +124,7 @@ def _blind_rows(blind: pd.DataFrame, p: Statistics) -> list[dict]:
         estimate = HierarchicalBootstrap(scores.sizes, p.bootstrap, seed=0).auc(scores)
         protocol = "iid" if against == NONMEMBER else f"shifted ({against})"
         row = {"method": "no model", "attack": "blind", "protocol": protocol, "metric": "AUC"}
-        rows.append(row | _row(estimate, None, p.level) | {"seeds": 1})
+        rows.append(row | estimate_row(estimate, None, p.level) | {"seeds": 1})
     return rows
 
 
@@ -129,7 +139,7 @@ def sweep_table(scores: pd.DataFrame, p: Statistics) -> pd.DataFrame:
         for method in dict.fromkeys(method for method, _ in found):
             value = bootstrap.auc(Scores(found[method, MEMBER], found[method, NONMEMBER]))
             row = {"attack": attack, "t": t, "k": values.get("k"), "method": method, "protocol": "iid", "metric": "AUC"}
-            rows.append(row | _row(value, None if method == PRETRAINED else base, p.level))
+            rows.append(row | estimate_row(value, None if method == PRETRAINED else base, p.level))
     return pd.DataFrame(rows).assign(domains=scores["domain"].nunique())
 
 

@@ -13,7 +13,7 @@ from s2llib.metrics.roc import roc_curve
 from s2llib.report.membership import method_title
 from s2llib.study import PRETRAINED
 
-__all__ = ["changes", "contact_sheet", "curves", "protocol_contrast", "roc", "sweep"]
+__all__ = ["changes", "contact_sheet", "curves", "placebo", "protocol_contrast", "roc", "sweep"]
 
 sns.set_theme(style="whitegrid", context="paper", rc={"axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "s2l"})
 
@@ -122,6 +122,29 @@ def protocol_contrast(table: pd.DataFrame) -> Figure:
         axis.set(title=_title(attack), xticks=range(len(names)))
         axis.set_xticklabels([name.replace("shifted ", "") for name in names], fontsize=7)
     axes[0, 0].set_ylabel("AUC")
+    _finish(figure, axes[0, 0])
+    return figure
+
+
+def placebo(table: pd.DataFrame) -> Figure:
+    """Change in AUC under each shifted protocol: members (filled) and never-seen photographs in their place (hollow)."""
+    names, attacks, methods = (list(table[column].unique()) for column in ("protocol", "attack", "method"))
+    palette, rows = _palette([PRETRAINED, *methods]), table[table["in place of members"] != "difference"]
+    height = 0.18 * len(methods) * len(attacks) + 1.2
+    figure, axes = plt.subplots(1, len(names), figsize=(3.6 * len(names) + 0.6, height), sharey=True, squeeze=False)
+    for axis, protocol in zip(axes[0], names, strict=True):
+        for offset, method in enumerate(methods):
+            for place, (who, part) in enumerate(
+                rows[(rows["protocol"] == protocol) & (rows["method"] == method)].groupby("in place of members")
+            ):
+                part = part.set_index("attack").loc[attacks]
+                y = np.arange(len(attacks)) + 0.8 / len(methods) * (offset - (len(methods) - 1) / 2 + 0.4 * place)
+                error = np.stack([part["delta"] - part["delta_low"], part["delta_high"] - part["delta"]])
+                style = {"fmt": "o", "ms": 3.5, "lw": 1, "color": palette[method], "label": f"{method_title(method)}, {who}"}
+                axis.errorbar(part["delta"], y, xerr=error.clip(0), mfc="white" if place else palette[method], **style)
+        axis.axvline(0, color="black", lw=0.8)
+        axis.set(title=protocol, xlabel="change in AUC", yticks=range(len(attacks)), yticklabels=[_title(a) for a in attacks])
+    axes[0, 0].invert_yaxis()
     _finish(figure, axes[0, 0])
     return figure
 

@@ -1,0 +1,86 @@
+"""Is a change under the shifted protocol about membership, or about style?
+
+The placebo puts iid non-members, which no model saw, in the members' place. Whatever it gains cannot be membership.
+"""
+
+import pandas as pd
+
+from s2llib.attacks import TITLES
+from s2llib.data.domain import MEMBER, NONMEMBER
+from s2llib.metrics.bootstrap import Estimate, HierarchicalBootstrap, Scores
+from s2llib.params import Statistics
+from s2llib.report.membership import collect, estimate_row, method_title, protocols
+from s2llib.study import PRETRAINED
+
+__all__ = ["PLACEBO_NOTE", "placebo_table", "placebo_verdicts", "printed_placebo"]
+
+PLACEBO_NOTE = (
+    "Paired change in AUC against the pre-trained model [95 % interval] under a shifted protocol. Members: as in the membership table."
+    " Never seen: iid non-members in the members' place, which no model was trained on. Difference: what is left for membership."
+)
+PLACES = {MEMBER: "members", NONMEMBER: "never seen"}
+
+
+def placebo_table(scores: pd.DataFrame, p: Statistics) -> pd.DataFrame:
+    """Tidy change in AUC under each shifted protocol, of members and of iid non-members in their place, and the difference.
+
+    value is the AUC, delta its change against the pre-trained model; the rows `difference` hold the difference of the two changes.
+    """
+    rows = []
+    for attack, part in scores.groupby("attack", sort=False):
+        found = collect(part)
+        for protocol, split in list(protocols(part).items())[1:]:
+            for method in dict.fromkeys(method for method, _ in found):
+                if method != PRETRAINED:
+                    names = {"method": method, "attack": attack, "protocol": protocol, "metric": "AUC"}
+                    rows += [names | row for row in _rows(found, method, split, p)]
+    return pd.DataFrame(rows).assign(domains=scores["domain"].nunique())
+
+
+def _rows(found: dict, method: str, split: str, p: Statistics) -> list[dict]:
+    rows, changes = [], []
+    for place, title in PLACES.items():
+        value, base = _auc(found, method, place, split, p), _auc(found, PRETRAINED, place, split, p)
+        rows.append({"in place of members": title} | estimate_row(value, base, p.level))
+        changes.append(value - base)
+    difference = changes[0] - changes[1]
+    low, high = difference.interval(p.level)
+    return [*rows, {"in place of members": "difference", "delta": difference.value, "delta_low": low, "delta_high": high}]
+
+
+def _auc(found: dict, method: str, place: str, split: str, p: Statistics) -> Estimate:
+    # the resamples of domains, drawn first, are the same for both places; those of images too where the numbers of images agree
+    bootstrap = HierarchicalBootstrap(Scores(found[PRETRAINED, place], found[PRETRAINED, split]).sizes, p.bootstrap, seed=0)
+    return bootstrap.auc(Scores(found[method, place], found[method, split]))
+
+
+def printed_placebo(table: pd.DataFrame) -> pd.DataFrame:
+    """A row per protocol, attack and method; columns: members, never seen, difference."""
+    shown = table.assign(
+        method=table["method"].map(method_title),
+        attack=table["attack"].map(TITLES),
+        cell=[f"{a:+.3f} [{b:+.3f}, {c:+.3f}]" for a, b, c in zip(table["delta"], table["delta_low"], table["delta_high"], strict=True)],
+    )
+    keys = ["protocol", "attack", "method"]
+    wide = shown.pivot(index=keys, columns="in place of members", values="cell")[[*PLACES.values(), "difference"]]
+    order = [{value: i for i, value in enumerate(dict.fromkeys(shown[key]))} for key in keys]
+    return wide.sort_index(key=lambda level: level.map(order[keys.index(level.name)])).rename_axis(columns=None)
+
+
+def placebo_verdicts(table: pd.DataFrame) -> str:
+    """What the placebo says about every rise under a shifted protocol, in Markdown sentences."""
+    lines = []
+    for (protocol, attack, method), part in table.groupby(["protocol", "attack", "method"], sort=False):
+        rows = part.set_index("in place of members")
+        members, placebo, rest = (rows.loc[name] for name in (*PLACES.values(), "difference"))
+        if members["delta_low"] > 0:
+            left = "a rise is left for membership" if rest["delta_low"] > 0 else "no rise is left for membership"
+            lines.append(
+                f"- **{TITLES[attack]}, {method_title(method)}, {protocol}**: members {_interval(members)}; photographs that no model saw,"
+                f" in their place, {_interval(placebo)}; difference {_interval(rest)}: {left}."
+            )
+    return "\n".join(lines) or "No attack rises beyond its interval under a shifted protocol."
+
+
+def _interval(row: pd.Series) -> str:
+    return f"{row['delta']:+.3f} [{row['delta_low']:+.3f}, {row['delta_high']:+.3f}]"
