@@ -3,12 +3,16 @@
 import json
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from s2llib import Study
+from s2llib.metrics.roc import auc
+from s2llib.params import Statistics
 from s2llib.report import Report
 from s2llib.report.membership import membership_table, printed_membership, sweep_table, verdicts
+from s2llib.report.placebo import placebo_table, placebo_verdicts, printed_placebo
 from s2llib.study import PRETRAINED
 
 
@@ -116,3 +120,35 @@ def test_another_finetuning_seed_gives_another_model_and_the_same_base(study):
     theirs = other.membership()
     same = {method: mine[mine["method"] == method]["score"].tolist() == part["score"].tolist() for method, part in theirs.groupby("method")}
     assert same == {"pretrained": True, "lora": False}
+
+
+@pytest.mark.parametrize(("members", "never_seen", "left"), [(0.8, 0.8, False), (0.8, 0.0, True)])
+def test_the_placebo_tells_style_from_membership(members, never_seen, left):
+    """Fine-tuning lifts the scores of members, and of iid non-members or not, against a shifted set that it leaves alone."""
+    rng, rows = np.random.default_rng(0), []
+    for domain in "abcdefghij":
+        means = {"member": members, "nonmember": never_seen, "street": 0.0}
+        for split in means:
+            before = rng.normal(0, 1, 30)
+            for method, score in ((PRETRAINED, before), ("lora", before + means[split])):
+                row = {"domain": domain, "method": method, "seed": 0, "attack": "pia", "split": split, "image": range(30)}
+                rows.append(pd.DataFrame(row | {"score": score}))
+    scores = pd.concat(rows, ignore_index=True)
+    table = placebo_table(scores, Statistics(bootstrap=400)).set_index("in place of members")
+    side = scores.groupby(["method", "domain", "split"])["score"].apply(np.array)
+    against = lambda m, d, split: auc(side[m, d, split], side[m, d, "street"])  # noqa: E731
+    lift = lambda split: np.mean([against("lora", d, split) - against(PRETRAINED, d, split) for d in "abcdefghij"])  # noqa: E731
+    assert table.loc["members", "delta"] == pytest.approx(lift("member"))
+    assert table.loc["never seen", "delta"] == pytest.approx(lift("nonmember"))
+    assert table.loc["difference", "delta"] == pytest.approx(lift("member") - lift("nonmember"))
+    text = placebo_verdicts(table.reset_index())
+    assert ("a rise is left for membership" in text) == left
+    assert ("no rise is left for membership" in text) != left
+    assert list(printed_placebo(table.reset_index()).columns) == ["members", "never seen", "difference"]
+
+
+def test_a_placebo_says_so_when_nothing_rises(study, scores):
+    table = placebo_table(scores, study.params.statistics)
+    assert len(table) == 5 * 2 * 3 * 3
+    flat = table.assign(delta_low=-1.0)
+    assert placebo_verdicts(flat) == "No attack rises beyond its interval under a shifted protocol."
