@@ -99,6 +99,7 @@ def changes(table: pd.DataFrame) -> Figure:
             axis.errorbar(part["delta"], y, xerr=error.clip(0), **style)
         axis.axvline(0, color="black", lw=0.8)
         axis.set(title=protocol, xlabel="change in AUC", yticks=range(len(attacks)), yticklabels=[_title(a) for a in attacks])
+        axis.locator_params(axis="x", nbins=5)
     axes[0, 0].invert_yaxis()
     _finish(figure, axes[0, 0])
     return figure
@@ -144,6 +145,7 @@ def placebo(table: pd.DataFrame) -> Figure:
                 axis.errorbar(part["delta"], y, xerr=error.clip(0), mfc="white" if place else palette[method], **style)
         axis.axvline(0, color="black", lw=0.8)
         axis.set(title=protocol, xlabel="change in AUC", yticks=range(len(attacks)), yticklabels=[_title(a) for a in attacks])
+        axis.locator_params(axis="x", nbins=5)
     axes[0, 0].invert_yaxis()
     _finish(figure, axes[0, 0])
     return figure

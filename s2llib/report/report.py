@@ -17,7 +17,7 @@ __all__ = ["Report", "figures_root"]
 
 
 # raised when a table or figure is drawn otherwise from the same results
-REPORT_VERSION = 3
+REPORT_VERSION = 4
 
 
 def figures_root() -> Path:
