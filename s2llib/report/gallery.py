@@ -32,11 +32,12 @@ def write_gallery(profile: str) -> None:
     folder = figures_root() / profile
     source = json.loads((folder / "provenance.json").read_text())
     hardware, commits = source["hardware"], sorted({made["commit"][:12] for made in source["files"].values()})
+    seeds = ", ".join(f"{name} {value}" for name, value in source["seeds"].items())
     lines = [
         f"# Gallery: the `{profile}` run",
         "",
         f"Made with torch {source['packages']['torch']} on {hardware['processor']} ({hardware['threads']} threads),"
-        f" seeds {source['seeds']}, commit {', '.join(commits)}. Every file's provenance: [provenance.json]({profile}/provenance.json).",
+        f" seeds: {seeds}; commit {', '.join(commits)}. Every file's provenance: [provenance.json]({profile}/provenance.json).",
     ]
     for name, caption in CAPTIONS.items():
         if not any((folder / f"{name}.{kind}").is_file() for kind in ("png", "md")):
