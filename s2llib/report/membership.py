@@ -15,6 +15,7 @@ from s2llib.study import PRETRAINED
 
 __all__ = [
     "NOTE",
+    "change",
     "collect",
     "estimate_row",
     "membership_table",
@@ -143,10 +144,19 @@ def sweep_table(scores: pd.DataFrame, p: Statistics) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(domains=scores["domain"].nunique())
 
 
+def _level(row: pd.Series) -> str:
+    return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+
+
+def change(row: pd.Series) -> str:
+    """The change against the pre-trained model with its interval."""
+    return f"{row['delta']:+.3f} [{row['delta_low']:+.3f}, {row['delta_high']:+.3f}]"
+
+
 def _shown(row: pd.Series) -> str:
-    text = f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+    text = _level(row)
     if pd.notna(row.get("delta")):
-        text += f" ({row['delta']:+.3f} [{row['delta_low']:+.3f}, {row['delta_high']:+.3f}])"
+        text += f" ({change(row)})"
     if pd.notna(row.get("mixsyn_table1")):
         text += f"; paper {row['mixsyn_table1']:.3f}"
     return text
@@ -182,10 +192,6 @@ def _moved(row: pd.Series, base: pd.Series) -> str:
     return f"{'rises' if row['delta_low'] > 0 else 'falls'} {'away from' if away else 'towards'} 0.5"
 
 
-def _level(row: pd.Series) -> str:
-    return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-
-
 def _summary(auc: pd.DataFrame) -> list[str]:
     """A sentence per protocol: which method and attack rise, which fall, beyond their intervals."""
     lines = []
@@ -213,11 +219,7 @@ def verdicts(table: pd.DataFrame) -> str:
                 lines.append(f"- **No model, {protocol}**: blind AUC {_level(row)}{reads}.")
                 continue
             base, tuned = part[part["method"] == PRETRAINED].iloc[0], part[part["method"] != PRETRAINED]
-            found = [
-                f"{method_title(row['method'])} {_moved(row, base)}"
-                f" ({row['delta']:+.3f} [{row['delta_low']:+.3f}, {row['delta_high']:+.3f}])"
-                for _, row in tuned.iterrows()
-            ]
+            found = [f"{method_title(row['method'])} {_moved(row, base)} ({change(row)})" for _, row in tuned.iterrows()]
             below = ", below 0.5: leakage with the other sign" if base["high"] < 0.5 else ""
             lines.append(f"- **{TITLES[attack]}, {protocol}**: base {_level(base)}{below}; {'; '.join(found)}.")
     return "\n".join([*_summary(auc), *lines])

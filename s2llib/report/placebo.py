@@ -9,10 +9,10 @@ from s2llib.attacks import TITLES
 from s2llib.data.domain import MEMBER, NONMEMBER
 from s2llib.metrics.bootstrap import Estimate, HierarchicalBootstrap, Scores
 from s2llib.params import Statistics
-from s2llib.report.membership import collect, estimate_row, method_title, protocols
+from s2llib.report.membership import change, collect, estimate_row, method_title, protocols
 from s2llib.study import PRETRAINED
 
-__all__ = ["PLACEBO_NOTE", "placebo_table", "placebo_verdicts", "printed_placebo"]
+__all__ = ["PLACEBO_NOTE", "PLACES", "placebo_table", "placebo_verdicts", "printed_placebo"]
 
 PLACEBO_NOTE = (
     "Paired change in AUC against the pre-trained model [95 % interval] under a shifted protocol. Members: as in the membership table."
@@ -59,7 +59,7 @@ def printed_placebo(table: pd.DataFrame) -> pd.DataFrame:
     shown = table.assign(
         method=table["method"].map(method_title),
         attack=table["attack"].map(TITLES),
-        cell=[f"{a:+.3f} [{b:+.3f}, {c:+.3f}]" for a, b, c in zip(table["delta"], table["delta_low"], table["delta_high"], strict=True)],
+        cell=table.apply(change, axis=1),
     )
     keys = ["protocol", "attack", "method"]
     wide = shown.pivot(index=keys, columns="in place of members", values="cell")[[*PLACES.values(), "difference"]]
@@ -76,11 +76,7 @@ def placebo_verdicts(table: pd.DataFrame) -> str:
         if members["delta_low"] > 0:
             left = "a rise is left for membership" if rest["delta_low"] > 0 else "no rise is left for membership"
             lines.append(
-                f"- **{TITLES[attack]}, {method_title(method)}, {protocol}**: members {_interval(members)}; photographs that no model saw,"
-                f" in their place, {_interval(placebo)}; difference {_interval(rest)}: {left}."
+                f"- **{TITLES[attack]}, {method_title(method)}, {protocol}**: members {change(members)}; photographs that no model saw,"
+                f" in their place, {change(placebo)}; difference {change(rest)}: {left}."
             )
     return "\n".join(lines) or "No attack rises beyond its interval under a shifted protocol."
-
-
-def _interval(row: pd.Series) -> str:
-    return f"{row['delta']:+.3f} [{row['delta_low']:+.3f}, {row['delta_high']:+.3f}]"

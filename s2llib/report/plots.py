@@ -11,6 +11,7 @@ from s2llib.attacks import TITLES
 from s2llib.data.domain import MEMBER, NONMEMBER
 from s2llib.metrics.roc import roc_curve
 from s2llib.report.membership import method_title
+from s2llib.report.placebo import PLACES
 from s2llib.study import PRETRAINED
 
 __all__ = ["changes", "contact_sheet", "curves", "placebo", "protocol_contrast", "roc", "sweep"]
@@ -89,14 +90,28 @@ def changes(table: pd.DataFrame) -> Figure:
     """Paired change in AUC against the pre-trained model with its interval: attack x method, a panel per protocol."""
     names, attacks, methods, rows = _panels(table)
     palette = _palette(methods)
-    figure, axes = plt.subplots(1, len(names), figsize=(2.7 * len(names) + 0.6, 0.45 * len(attacks) + 1.2), sharey=True, squeeze=False)
+    series = [
+        (
+            rows[rows["method"] == method],
+            0.2 * (offset - (len(methods) - 2) / 2),
+            {"color": palette[method], "lw": 1.2, "label": method_title(method)},
+        )
+        for offset, method in enumerate(methods[1:])
+    ]
+    return _forest(names, attacks, series, (2.7, 0.45 * len(attacks) + 1.2))
+
+
+def _forest(names: list[str], attacks: list[str], series: list[tuple], size: tuple[float, float]) -> Figure:
+    """Changes in AUC with their intervals, a row per attack, a panel per protocol.
+
+    series: (rows of a table, vertical offset, style); size: width of a panel and height in inches.
+    """
+    figure, axes = plt.subplots(1, len(names), figsize=(size[0] * len(names) + 0.6, size[1]), sharey=True, squeeze=False)
     for axis, protocol in zip(axes[0], names, strict=True):
-        for offset, method in enumerate(methods[1:]):
-            part = rows[(rows["protocol"] == protocol) & (rows["method"] == method)].set_index("attack").loc[attacks]
-            y = np.arange(len(attacks)) + 0.2 * (offset - (len(methods) - 2) / 2)
+        for rows, offset, style in series:
+            part = rows[rows["protocol"] == protocol].set_index("attack").loc[attacks]
             error = np.stack([part["delta"] - part["delta_low"], part["delta_high"] - part["delta"]])
-            style = {"fmt": "o", "ms": 3.5, "lw": 1.2, "color": palette[method], "label": method_title(method)}
-            axis.errorbar(part["delta"], y, xerr=error.clip(0), **style)
+            axis.errorbar(part["delta"], np.arange(len(attacks)) + offset, xerr=error.clip(0), fmt="o", ms=3.5, **style)
         axis.axvline(0, color="black", lw=0.8)
         axis.set(title=protocol, xlabel="change in AUC", yticks=range(len(attacks)), yticklabels=[_title(a) for a in attacks])
         axis.locator_params(axis="x", nbins=5)
@@ -130,25 +145,15 @@ def protocol_contrast(table: pd.DataFrame) -> Figure:
 def placebo(table: pd.DataFrame) -> Figure:
     """Change in AUC under each shifted protocol: members (filled) and never-seen photographs in their place (hollow)."""
     names, attacks, methods = (list(table[column].unique()) for column in ("protocol", "attack", "method"))
-    palette, rows = _palette([PRETRAINED, *methods]), table[table["in place of members"] != "difference"]
-    height = 0.18 * len(methods) * len(attacks) + 1.2
-    figure, axes = plt.subplots(1, len(names), figsize=(3.6 * len(names) + 0.6, height), sharey=True, squeeze=False)
-    for axis, protocol in zip(axes[0], names, strict=True):
-        for offset, method in enumerate(methods):
-            for place, (who, part) in enumerate(
-                rows[(rows["protocol"] == protocol) & (rows["method"] == method)].groupby("in place of members")
-            ):
-                part = part.set_index("attack").loc[attacks]
-                y = np.arange(len(attacks)) + 0.8 / len(methods) * (offset - (len(methods) - 1) / 2 + 0.4 * place)
-                error = np.stack([part["delta"] - part["delta_low"], part["delta_high"] - part["delta"]])
-                style = {"fmt": "o", "ms": 3.5, "lw": 1, "color": palette[method], "label": f"{method_title(method)}, {who}"}
-                axis.errorbar(part["delta"], y, xerr=error.clip(0), mfc="white" if place else palette[method], **style)
-        axis.axvline(0, color="black", lw=0.8)
-        axis.set(title=protocol, xlabel="change in AUC", yticks=range(len(attacks)), yticklabels=[_title(a) for a in attacks])
-        axis.locator_params(axis="x", nbins=5)
-    axes[0, 0].invert_yaxis()
-    _finish(figure, axes[0, 0])
-    return figure
+    palette, series = _palette([PRETRAINED, *methods]), []
+    for offset, method in enumerate(methods):
+        for below, who in enumerate(PLACES.values()):
+            rows = table[(table["method"] == method) & (table["in place of members"] == who)]
+            y = 0.8 / len(methods) * (offset - (len(methods) - 1) / 2 + 0.4 * below)
+            style = {"color": palette[method], "lw": 1, "mfc": "white" if below else palette[method]}
+            style |= {"label": f"{method_title(method)}, {who}"}
+            series.append((rows, y, style))
+    return _forest(names, attacks, series, (3.6, 0.18 * len(methods) * len(attacks) + 1.2))
 
 
 def sweep(table: pd.DataFrame) -> Figure:
