@@ -10,6 +10,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from s2llib.store import FRESH
 __all__ = ["generator", "train"]
 
 CHECKPOINT_SECONDS = float(os.environ.get("S2L_CHECKPOINT_SECONDS", 60))
+COST_FACTOR = 20  # and no more often than this many times what the last one took
 
 
 def generator(*seeds: int) -> torch.Generator:
@@ -37,7 +39,7 @@ def train(
     loss: Callable[[int, torch.Generator], Tensor],
     *,
     steps: int,
-    lr: float,
+    lr: float | list[float],
     seed: int,
     what: str,
     warmup: int = 0,
@@ -46,15 +48,18 @@ def train(
 ) -> list[float]:
     """Minimise loss(step, generator) over `parameters` with AdamW; returns the loss of every step.
 
-    lr: reached after `warmup` linear steps, then constant, or falling to 0 along a cosine. checkpoint: a folder to
-    resume from and to save to once a minute. Raises RuntimeError when the loss is no longer a number.
+    lr: for all parameters, or one for each; reached after `warmup` linear steps, then constant, or falling to 0 along
+    a cosine. checkpoint: a folder to resume from and to save to once a minute. Raises RuntimeError when the loss is no longer a number.
     """
-    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01)
+    rates = lr if isinstance(lr, list) else [lr] * len(parameters)
+    runs = groupby(zip(rates, parameters, strict=True), key=lambda pair: pair[0])
+    groups = [{"params": [p for _, p in run], "lr": rate, "peak": rate} for rate, run in runs]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
     first, losses = _resume(checkpoint, parameters, optimizer)
     saved, cost = time.monotonic(), 0.0
     for step in track(range(first, steps), what):
         for group in optimizer.param_groups:
-            group["lr"] = lr * _schedule(step, steps, warmup, cosine)
+            group["lr"] = group["peak"] * _schedule(step, steps, warmup, cosine)
         value = loss(step, generator(seed, step))
         optimizer.zero_grad(set_to_none=True)
         value.backward()
@@ -62,12 +67,12 @@ def train(
         optimizer.step()
         losses.append(value.item())
         if not np.isfinite(losses[-1]):
-            raise RuntimeError(f"{what}: the loss is {losses[-1]} at step {step}; lower the learning rate, now {lr:g}.")
-        if checkpoint and time.monotonic() - saved > max(CHECKPOINT_SECONDS, 20 * cost):
+            raise RuntimeError(f"{what}: the loss is {losses[-1]} at step {step}; lower the learning rate, now {max(rates):g}.")
+        if checkpoint and time.monotonic() - saved > max(CHECKPOINT_SECONDS, COST_FACTOR * cost):
             start = time.monotonic()
             _save(checkpoint, step + 1, losses, parameters, optimizer)
             saved = time.monotonic()
-            cost = saved - start  # of a large model, written to a slow disk: at most a twentieth of the time
+            cost = saved - start
     return losses
 
 

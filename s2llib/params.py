@@ -183,12 +183,50 @@ class LoRA(Recipe):
     alpha: Positive = 32
 
 
+class TextualInversion(Recipe):
+    """extra < 0: without that many of the prompt's first tokens; extra > 0: that many new tokens in front."""
+
+    lr: Rate = 5e-3
+    extra: int = 0
+
+
+class TextualInversionLoRA(LoRA):
+    """lr: of the adapters."""
+
+    extra: int = 0
+    tokens_lr: Rate = 5e-3
+
+
+class Hypernetwork(Recipe):
+    lr: Rate = 1e-3
+    hidden: Positive = 128
+    activation: Literal["relu", "silu", "gelu", "tanh", "linear"] = "relu"
+
+
+class HypernetworkDreamBooth(Recipe):
+    """lr: of the UNet and the text encoder."""
+
+    hidden: Positive = 128
+    activation: Literal["relu", "silu", "gelu", "tanh", "linear"] = "relu"
+    hypernetwork_lr: Rate = 1e-3
+
+
 class Finetune(Section):
-    methods: Annotated[list[str], Some, Distinct] = ["dreambooth", "lora", "dreambooth_lora"]
+    methods: Annotated[list[str], Some, Distinct] = [
+        "dreambooth", "lora", "dreambooth_lora", "textual_inversion", "textual_inversion_lora",
+        "hypernetwork", "hypernetwork_dreambooth", "end_to_end",
+    ]  # fmt: skip
     seeds: Annotated[list[Count], Some, Distinct] = [0]
+    seed_domains: Positive = 10  # seeds after the first are run on this many domains
+    fewer_domains: dict[str, Positive] = {}  # {method: on how many domains it is run}, where not on all
     dreambooth: Recipe = Recipe()
     lora: LoRA = LoRA()
     dreambooth_lora: LoRA = LoRA()
+    textual_inversion: TextualInversion = TextualInversion()
+    textual_inversion_lora: TextualInversionLoRA = TextualInversionLoRA()
+    hypernetwork: Hypernetwork = Hypernetwork()
+    hypernetwork_dreambooth: HypernetworkDreamBooth = HypernetworkDreamBooth()
+    end_to_end: Recipe = Recipe()
 
 
 class SecMI(Section):
@@ -234,6 +272,36 @@ class Attacks(Section):
     sweep: Sweep = Sweep()
 
 
+def _rising(values: list) -> list:
+    if values != sorted(set(values)):
+        raise ValueError("its entries must rise")
+    return values
+
+
+Axis = AfterValidator(_rising)
+Two = Field(min_length=2)
+
+
+class Ablations(Section):
+    """Values of each ablation (S2L, Figure 2 and the table on model scale), on the first `domains` domains, iid.
+
+    scale: folders of base models, from the smallest to the largest; none: no such comparison.
+    """
+
+    domains: Positive = 10
+    rank: Annotated[list[Positive], Two, Axis] = [1, 2, 4, 8, 16, 32, 64]
+    extra: Annotated[list[int], Two, Axis] = [-2, -1, 0, 2, 4, 8]
+    images: Annotated[list[Positive], Two, Axis] = [12, 48, 192]
+    steps: Annotated[list[Positive], Two, Axis] = [50, 150, 450]
+    scale: Annotated[list[str], Distinct] = []
+
+    @model_validator(mode="after")
+    def _two_models(self):
+        if len(self.scale) == 1:
+            raise ValueError("scale must name at least 2 base models, or none")
+        return self
+
+
 class Statistics(Section):
     bootstrap: Annotated[int, Field(ge=100)] = 2000
     level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
@@ -250,7 +318,18 @@ class Params(Section):
     sp: SP = SP()
     finetune: Finetune = Finetune()
     attacks: Attacks = Attacks()
+    ablations: Ablations = Ablations()
     statistics: Statistics = Statistics()
+
+    def changed(self, overrides: dict) -> "Params":
+        """These parameters with others in place of some, such as {"sp.images": 96}; raises ParamsError."""
+        raw = self.model_dump()
+        for key, value in overrides.items():
+            raw = _merged(raw, _nested(key, value))
+        try:
+            return Params.model_validate(raw)
+        except ValidationError as error:
+            raise ParamsError(_sentence(f"params/{self.profile}.yaml", error)) from None
 
     @property
     def trains_base(self) -> bool:

@@ -1,18 +1,23 @@
-"""Train the lab's base model and write it to models/lab in half precision, with its card: `python -m s2llib.ship`."""
+"""Train a shipped base model and write it to its folder in half precision, with its card.
+
+python -m s2llib.ship            # models/lab
+python -m s2llib.ship lab-large  # the base of params/lab-large.yaml
+"""
 
 import json
 import shutil
-from pathlib import Path
+import sys
 
 import torch
+from transformers import CLIPModel
 
+from s2llib.models.pipeline import base_folder
+from s2llib.params import load_params
 from s2llib.report.base import base_metrics
 from s2llib.report.provenance import provenance
 from s2llib.study import Study
 
-SHIPPED = Path(__file__).resolve().parent.parent / "models" / "lab"
-
-CARD = """# The lab's base model
+CARD = """# A base model of the lab (`{profile}`)
 
 A `StableDiffusionPipeline` in half precision that plain diffusers loads, and the CLIP pair (`clip/`) whose text tower is its text encoder.
 Made by `python -m s2llib.ship`; `--set retrain_base=true` trains it again in any run of the `lab` profiles.
@@ -46,6 +51,7 @@ def card(study: Study, metrics: dict[str, float], log: str) -> str:
         f"{name}: {report['steps']} steps, loss {report['loss'][0]:.3f} to {report['loss'][-1]:.3f}" for name, report in training.items()
     ]
     return CARD.format(
+        profile=p.profile,
         people=p.world.people,
         world_seed=p.world.seed,
         members=p.world.members,
@@ -62,26 +68,26 @@ def card(study: Study, metrics: dict[str, float], log: str) -> str:
 
 
 def main() -> None:
-    study = Study.from_profile("lab-full", {"retrain_base": True})
-    log = (SHIPPED / "calibration.md").read_text() if (SHIPPED / "calibration.md").is_file() else ""
+    profile = sys.argv[1] if len(sys.argv) > 1 else "lab-full"
+    shipped = base_folder(load_params(profile))
+    study = Study.from_profile(profile, {"retrain_base": True})
+    log = (shipped / "calibration.md").read_text() if (shipped / "calibration.md").is_file() else ""
     metrics = base_metrics(study)
     for part in ("vae", "unet", "text_encoder"):
-        getattr(study.base, part).to(torch.float16).save_pretrained(SHIPPED / part)
+        getattr(study.base, part).to(torch.float16).save_pretrained(shipped / part)
     for part in ("tokenizer", "scheduler"):
-        shutil.copytree(study.base_folder / part, SHIPPED / part, dirs_exist_ok=True)
+        shutil.copytree(study.base_folder / part, shipped / part, dirs_exist_ok=True)
     for name in ("model_index.json", "training.json", "world.json"):
-        shutil.copy(study.base_folder / name, SHIPPED / name)
-    from transformers import CLIPModel
-
-    CLIPModel.from_pretrained(study.base_folder / "clip", dtype=torch.float16).save_pretrained(SHIPPED / "clip")
+        shutil.copy(study.base_folder / name, shipped / name)
+    CLIPModel.from_pretrained(study.base_folder / "clip", dtype=torch.float16).save_pretrained(shipped / "clip")
     for part in ("vae", "unet", "text_encoder", "clip"):
-        path = SHIPPED / part / "config.json"
+        path = shipped / part / "config.json"
         config = {key: value for key, value in json.loads(path.read_text()).items() if key != "_name_or_path"}  # a folder of this machine
         if part in ("text_encoder", "clip"):  # so that plain from_pretrained loads every part in one precision
             config |= {"dtype": "float32"}
         path.write_text(json.dumps(config, indent=2) + "\n")
-    (SHIPPED / "README.md").write_text(card(study, metrics, log))
-    print(f"{SHIPPED}: {sum(path.stat().st_size for path in SHIPPED.rglob('*') if path.is_file()) / 1e6:.1f} MB")
+    (shipped / "README.md").write_text(card(study, metrics, log))
+    print(f"{shipped}: {sum(path.stat().st_size for path in shipped.rglob('*') if path.is_file()) / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

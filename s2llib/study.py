@@ -19,7 +19,7 @@ from s2llib.progress import track
 from s2llib.scale import precompute
 from s2llib.store import Store, digest
 
-__all__ = ["PRETRAINED", "Study"]
+__all__ = ["PRETRAINED", "Study", "other_base"]
 
 PRETRAINED = "pretrained"
 PRIOR_PROMPT = "a photo of a person"
@@ -30,6 +30,11 @@ BLIND_VERSION = 1
 def _number(text: str) -> int:
     """A seed that depends on a name."""
     return int(digest(text)[:8], 16)
+
+
+def other_base(path: str) -> dict:
+    """What to override for the base model in another folder."""
+    return {"base.path": path, "base.hub": None, "retrain_base": False}
 
 
 class Study:
@@ -53,17 +58,57 @@ class Study:
         from s2llib.models.pipeline import base_folder, check_folder, pick_device
 
         p = self.params
-        for name in [*p.finetune.methods, *p.attacks.sweep.methods]:
+        for name in [*p.finetune.methods, *p.finetune.fewer_domains, *p.attacks.sweep.methods]:
             method(name)
         if p.trains_base and p.world.kind == "folder":
             raise ParamsError(f"params/{p.profile}.yaml: a folder world needs a base model; set base.path or base.hub.")
         if not p.trains_base:
             check_folder(base_folder(p))
             check_world(p)
+        self._check_scale()
         pick_device(p.device)
         domain_names(p.world)
+        self._check_prompts()
         if p.world.kind != "portraits":
             self.domains  # noqa: B018  read and checked now, not in the middle of a run
+
+    def _check_scale(self) -> None:
+        """The other base models of the ablation are there and know this world."""
+        from s2llib.models.base import check_world
+        from s2llib.models.pipeline import base_folder, check_folder
+
+        for path in self.params.ablations.scale:
+            other = self.params.changed(other_base(path))
+            try:
+                check_folder(base_folder(other))
+                check_world(other)
+            except ParamsError as error:
+                raise ParamsError(f"ablations.scale: {error} Or set ablations.scale=[].") from None
+
+    def _check_prompts(self) -> None:
+        """Textual Inversion: its number of tokens fits the prompts, and every attack's prompt holds the instance prompt."""
+        from s2llib.finetune.methods import METHODS
+        from s2llib.finetune.textual_inversion import check_tokens
+        from s2llib.models.base import base_tokenizer
+
+        p = self.params
+        used = [name for name in p.finetune.methods if "tokens" in METHODS[name].trains]
+        if not used:
+            return
+        if p.world.instance not in p.world.condition:
+            raise ParamsError(
+                f"world.condition ('{p.world.condition}') must hold world.instance ('{p.world.instance}'): {used[0]} learns a token in its"
+                " place; change one of them, or leave it out of finetune.methods."
+            )
+        extras = {f"finetune.{name}.extra": [self.recipe(name).extra] for name in used} | {"ablations.extra": p.ablations.extra}
+        tokenizer = base_tokenizer(p)
+        for key, values in extras.items():
+            for extra in {min(values), max(values)}:
+                for name in domain_names(p.world):
+                    try:
+                        check_tokens(tokenizer, name, p.world.instance.format(name=name), extra)
+                    except ParamsError as error:
+                        raise ParamsError(f"{key}: {error}") from None
 
     # the world and the model under attack
 
@@ -182,19 +227,25 @@ class Study:
         number = _number(f"{domain.name}/{method}/{self.params.seed}/{seed}")
         inputs = self._finetune_inputs(domain, method, seed)
         report = finetune(
-            pipeline, how, recipe, self.sp_set(domain), domain.instance_prompt, number, f"{how.title}, {domain.name}",
+            pipeline, how, recipe, self.sp_set(domain), domain, number, f"{how.title}, {domain.name}",
             prior=self._prior_set(recipe), encode_batch=self.params.attacks.batch,
             checkpoint=self.store.scratch("finetune", FINETUNE_VERSION, inputs),
         )  # fmt: skip
-        save_finetuned(pipeline, how, recipe, new)
+        save_finetuned(pipeline, how, recipe, domain, new)
         (new / "training.json").write_text(json.dumps(report))
 
     def cells(self, methods: list[str] | None = None, domains: list[Domain] | None = None) -> Iterator[tuple[Domain, str, int]]:
-        """(domain, method, seed) of the grid; the pre-trained model has one seed."""
+        """(domain, method, seed) of the grid; the pre-trained model has one seed, and so have domains after the first few."""
+        p, names = self.params.finetune, [domain.name for domain in self.domains]
         for domain in self.domains if domains is None else domains:
-            for method in [PRETRAINED, *self.params.finetune.methods] if methods is None else methods:
-                for seed in [0] if method == PRETRAINED else self.params.finetune.seeds:
-                    yield domain, method, seed
+            for method in [PRETRAINED, *p.methods] if methods is None else methods:
+                if domain.name in names[: p.fewer_domains.get(method)]:
+                    more = method != PRETRAINED and domain.name in names[: p.seed_domains]
+                    yield from ((domain, method, seed) for seed in ([0] if method == PRETRAINED else p.seeds if more else p.seeds[:1]))
+
+    def domains_of(self, method: str) -> list[Domain]:
+        """The domains that a method is run on."""
+        return self.domains[: self.params.finetune.fewer_domains.get(method)]
 
     def finetune_all(self) -> pd.DataFrame:
         """Every fine-tuned model of the grid: domain, method, seed, trainable parameters, seconds, loss (a list, per step)."""
@@ -228,10 +279,17 @@ class Study:
         from s2llib.generate import SAMPLES_VERSION, read_generated
 
         sampling = self.params.sp.model_dump(include={"steps", "guidance", "negative"})
-        prompts = [domain.instance_prompt] * images
+        prompts = [self._prompt(method, domain, domain.instance_prompt)] * images
         inputs = self._model_inputs(domain, method, seed) | sampling | {"prompts": prompts, "device": self._device.type}
         make = lambda new: self._generate(self.model(domain, method, seed), prompts, f"samples/{domain.name}", domain.name, new)  # noqa: E731
         return read_generated(self.store.get("samples", SAMPLES_VERSION, inputs | {"seed": self.params.seed}, make))
+
+    def _prompt(self, method: str, domain: Domain, text: str) -> str:
+        """`text` as the model of a method is asked."""
+        from s2llib.finetune.methods import METHODS
+        from s2llib.finetune.recipe import prompt_of
+
+        return text if method == PRETRAINED else prompt_of(METHODS[method], domain, text)
 
     # stage 3: membership inference
 
@@ -261,6 +319,45 @@ class Study:
         """Membership scores of one cell at the calibrated settings; columns as `membership`."""
         return self._scores(domain, method, seed, self.attack_settings())
 
+    def variant(self, overrides: dict) -> "Study":
+        """The same study with other parameters; what does not depend on them is shared."""
+        other = Study(self.params.changed(overrides), self.store.root)
+        other.store = self.store
+        if other.base_key == self.base_key:
+            other.__dict__["base"] = self.base
+        return other
+
+    @property
+    def ablation_domains(self) -> list[Domain]:
+        """The domains of the ablations."""
+        return self.domains[: self.params.ablations.domains]
+
+    def ablation(self, values: dict[object, dict], method: str) -> pd.DataFrame:
+        """iid membership scores before and after, with each value's overrides: columns as `membership`, `value` and `trainable`.
+
+        values: {value: what it overrides}, such as {4: {"finetune.lora.rank": 4}}.
+        """
+        parts = []
+        variants = {
+            value: self.variant(overrides | {"finetune.seeds": self.params.finetune.seeds[:1]}) for value, overrides in values.items()
+        }
+        for value, variant in track(variants.items(), "ablation", len(variants)):
+            cells = list(variant.cells([PRETRAINED, method], variant.ablation_domains))
+            precompute(variant, "iid_scores", cells)
+            for cell in track(cells, f"ablation, {value}"):
+                parts.append(variant.iid_scores(*cell).assign(value=value, trainable=variant.trainable(*cell)))
+        return pd.concat(parts, ignore_index=True)
+
+    def iid_scores(self, domain: Domain, method: str, seed: int = 0) -> pd.DataFrame:
+        """Membership scores of one cell at the calibrated settings, without the shifted sets; columns as `membership`."""
+        return self._scores(domain, method, seed, self.attack_settings(), iid=True)
+
+    def trainable(self, domain: Domain, method: str, seed: int = 0) -> int:
+        """Number of parameters that a method trains; 0 for the pre-trained model."""
+        if method == PRETRAINED:
+            return 0
+        return json.loads((self.finetuned(domain, method, seed) / "training.json").read_text())["trainable"]
+
     def sweep(self) -> pd.DataFrame:
         """iid membership scores against the attacks' timesteps, before and after, on the sweep's domains; columns as `membership`."""
         p = self.params.attacks.sweep
@@ -285,6 +382,7 @@ class Study:
         tables = []
         for split, photos in {"member": domain.members, "nonmember": domain.nonmembers, **({} if iid else domain.shifted)}.items():
             texts = list(photos.captions) if self.params.attacks.caption else [domain.condition_prompt]
+            texts = [self._prompt(method, domain, text) for text in texts]
             z0, c = denoiser.encode_photos(photos), denoiser.prompts(texts)
             for attack, variants in settings.items():
                 for setting in variants:

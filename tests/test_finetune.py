@@ -6,17 +6,40 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from s2llib.data.domain import Photos
+import s2llib.finetune.recipe as recipe_module
+from s2llib.data.domain import Domain, Photos
+from s2llib.finetune.hypernetwork import add_hypernetwork, load_hypernetwork
 from s2llib.finetune.methods import METHODS
-from s2llib.finetune.recipe import finetune, load_finetuned, save_finetuned
+from s2llib.finetune.recipe import finetune, load_finetuned, prompt_of, save_finetuned
+from s2llib.finetune.textual_inversion import add_tokens, check_tokens, pop_tokens
 from s2llib.generate import draw_prompts, sample
 from s2llib.loop import generator, train
+from s2llib.models import mini
 from s2llib.models.denoiser import Denoiser
 from s2llib.models.pipeline import load_pipeline
-from s2llib.params import SP, LoRA, Recipe
+from s2llib.params import SP, Hypernetwork, HypernetworkDreamBooth, LoRA, ParamsError, Recipe, TextualInversion, TextualInversionLoRA, UNet
 
-RECIPES = {"dreambooth": Recipe(steps=3, batch=2, lr=1e-3), "lora": LoRA(steps=3, batch=2, lr=1e-2, rank=4, alpha=8)}
-RECIPES["dreambooth_lora"] = RECIPES["lora"]
+SHORT = {"steps": 3, "batch": 2}
+RECIPES = {
+    "dreambooth": Recipe(**SHORT, lr=1e-3),
+    "lora": LoRA(**SHORT, lr=1e-2, rank=4, alpha=8),
+    "dreambooth_lora": LoRA(**SHORT, lr=1e-2, rank=4, alpha=8),
+    "textual_inversion": TextualInversion(**SHORT, lr=0.5),
+    "textual_inversion_lora": TextualInversionLoRA(**SHORT, lr=1e-2, rank=4, alpha=8, tokens_lr=0.5),
+    "hypernetwork": Hypernetwork(**SHORT, lr=0.1, hidden=8),
+    "hypernetwork_dreambooth": HypernetworkDreamBooth(**SHORT, lr=1e-3, hypernetwork_lr=0.1, hidden=8),
+    "end_to_end": Recipe(**SHORT, lr=1e-3),
+}
+CHANGES = {  # parts of the pipeline whose own weights change
+    "dreambooth": {"unet", "text_encoder"},
+    "lora": set(),
+    "dreambooth_lora": set(),
+    "textual_inversion": set(),
+    "textual_inversion_lora": set(),
+    "hypernetwork": set(),
+    "hypernetwork_dreambooth": {"unet", "text_encoder"},
+    "end_to_end": {"unet", "text_encoder", "vae.encoder"},
+}
 
 
 @pytest.fixture
@@ -28,48 +51,215 @@ def images(tmp_path):
     return Photos(tuple(paths), ("photo of ada abeck", "face of ada abeck") * 2, (1,) * 4)
 
 
+ADA = Domain("ada abeck", {}, "")
+
+
+def weights(pipeline):
+    """{part: {name: tensor}} of what the base has too: no adapters, hypernetworks or new tokens, whatever they are wrapped in."""
+    ours = lambda name: not any(word in name for word in ("lora_", "hypernetwork", "token_embedding.rows"))  # noqa: E731
+    plain = lambda name: name.replace(".base_layer", "").replace("token_embedding.table", "token_embedding")  # noqa: E731
+    found = {}
+    for part in ("unet", "text_encoder", "vae"):
+        found[part] = {plain(name): p.detach() for name, p in getattr(pipeline, part).state_dict().items() if ours(name)}
+    vae = found.pop("vae")
+    found["vae.encoder"] = {name: p for name, p in vae.items() if name.startswith(("encoder", "quant_conv"))}
+    return found | {"vae.decoder": {name: p for name, p in vae.items() if name not in found["vae.encoder"]}}
+
+
 def hashes(pipeline):
-    parts = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder, "vae": pipeline.vae}
-    digest = lambda module: hashlib.sha256(b"".join(p.numpy().tobytes() for p in module.state_dict().values())).hexdigest()  # noqa: E731
-    return {name: digest(module) for name, module in parts.items()}
+    return {
+        part: hashlib.sha256(b"".join(p.numpy().tobytes() for p in tensors.values())).hexdigest()
+        for part, tensors in weights(pipeline).items()
+    }
+
+
+def trainables(pipeline):
+    """Everything a fine-tuning may have changed or added."""
+    return {f"{part}.{name}": p for part in ("unet", "text_encoder", "vae") for name, p in getattr(pipeline, part).state_dict().items()}
+
+
+def tuned_with(name, base, images, folder, **changes):
+    """A pipeline fine-tuned from the folder `base` and saved to `folder`, as it is loaded again."""
+    how, recipe = METHODS[name], RECIPES[name].model_copy(update=changes)
+    pipeline, report = trained_with(name, base, images, **changes)
+    folder.mkdir(exist_ok=True)
+    save_finetuned(pipeline, how, recipe, ADA, folder)
+    return load_finetuned(base, folder), report
+
+
+def trained_with(name, base, images, checkpoint=None, **changes):
+    """The pipeline in memory right after its fine-tuning."""
+    pipeline, recipe = load_pipeline(base), RECIPES[name].model_copy(update=changes)
+    return pipeline, finetune(pipeline, METHODS[name], recipe, images, ADA, seed=0, what="test", checkpoint=checkpoint)
+
+
+def draw(pipeline, prompt):
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline(prompt, generator=generator(0), num_inference_steps=3, output_type="np").images
+
+
+def plain(base, folder):
+    """What diffusers alone makes of the saved files."""
+    pipeline = StableDiffusionPipeline.from_pretrained(folder if (folder / "model_index.json").is_file() else base, safety_checker=None)
+    if (folder / "pytorch_lora_weights.safetensors").is_file():
+        pipeline.load_lora_weights(folder, weight_name="pytorch_lora_weights.safetensors")
+    if (folder / "learned_embeds.safetensors").is_file():
+        pipeline.load_textual_inversion(folder, weight_name="learned_embeds.safetensors")
+    return pipeline
 
 
 @pytest.mark.parametrize("name", list(METHODS))
-def test_plain_diffusers_loads_what_was_trained_and_only_declared_parts_changed(name, pipeline_folder, images, tmp_path):
-    how, recipe, pipeline = METHODS[name], RECIPES[name], load_pipeline(pipeline_folder)
-    before = hashes(pipeline)
-    finetune(pipeline, how, recipe, images, "photo of ada abeck", seed=0, what="test")
-    save_finetuned(pipeline, how, recipe, tmp_path / "tuned")
-    tuned = load_finetuned(pipeline_folder, tmp_path / "tuned")
-    after = hashes(tuned)
-    assert {part for part in before if before[part] != after[part]} == ({"unet", "text_encoder"} if how.text_encoder else {"unet"})
-
-    if how.lora:
-        plain = StableDiffusionPipeline.from_pretrained(pipeline_folder, safety_checker=None)
-        plain.load_lora_weights(tmp_path / "tuned")
-    else:
-        plain = StableDiffusionPipeline.from_pretrained(tmp_path / "tuned", safety_checker=None)
-    plain.set_progress_bar_config(disable=True)
-    arguments = {"num_inference_steps": 3, "output_type": "np"}
-    drawn = [p("photo of ada abeck", generator=generator(0), **arguments).images for p in (plain, tuned, pipeline)]
-    np.testing.assert_allclose(drawn[0], drawn[1], atol=2e-3)
-    np.testing.assert_allclose(drawn[0], drawn[2], atol=2e-3)
-    base = load_pipeline(pipeline_folder)("photo of ada abeck", generator=generator(0), **arguments).images
-    assert np.abs(drawn[0] - base).max() > 0.01
+def test_only_the_declared_parameters_change(name, pipeline_folder, images):
+    """In memory, straight after training: under an adapter, hypernetwork or new token, the base's own weights are bit-equal."""
+    before = hashes(load_pipeline(pipeline_folder))
+    tuned, report = trained_with(name, pipeline_folder, images)
+    assert {part for part, found in hashes(tuned).items() if found != before[part]} == CHANGES[name]
+    assert report["trainable"] > 0
 
 
-@pytest.mark.parametrize("rank", [1, 4])
-def test_a_lora_has_exactly_the_expected_parameter_count(rank, pipeline, images):
+@pytest.mark.parametrize("name", list(METHODS))
+def test_a_resumed_finetuning_gives_the_weights_of_an_uninterrupted_one(name, pipeline_folder, images, tmp_path, monkeypatch):
+    monkeypatch.setattr("s2llib.loop.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("s2llib.loop.COST_FACTOR", 0)
+    whole, report = trained_with(name, pipeline_folder, images, tmp_path / "whole")
+    train_step, calls = recipe_module._denoising_loss, []
+
+    def stop_at_the_third(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return train_step(*args)
+
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+        context.setattr(recipe_module, "_denoising_loss", stop_at_the_third)
+        trained_with(name, pipeline_folder, images, tmp_path / "cut")
+    assert (tmp_path / "cut" / "checkpoint.safetensors").is_file()
+    resumed, again = trained_with(name, pipeline_folder, images, tmp_path / "cut")
+    assert again["loss"] == report["loss"]
+    expected = trainables(whole)
+    assert all(torch.equal(p, expected[key]) for key, p in trainables(resumed).items())
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_a_finetuned_model_answers_otherwise_than_its_base(name, pipeline_folder, images, tmp_path):
+    tuned, _ = tuned_with(name, pipeline_folder, images, tmp_path / "tuned")
+    prompt = prompt_of(METHODS[name], ADA, "photo of ada abeck")
+    assert np.abs(draw(tuned, prompt) - draw(load_pipeline(pipeline_folder), "photo of ada abeck")).max() > 0.01
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if "hypernetwork" not in name])
+def test_plain_diffusers_draws_the_same_image_from_the_saved_files(name, pipeline_folder, images, tmp_path):
+    """As our loader; and predicts the same noise as the model in memory did before it was saved."""
+    how, recipe = METHODS[name], RECIPES[name]
+    trained, _ = trained_with(name, pipeline_folder, images)
+    prompt, z = prompt_of(how, ADA, "photo of ada abeck"), torch.randn(1, 4, 16, 16, generator=generator(1))
+    before = Denoiser(trained).eps(z, 300, Denoiser(trained).prompts([prompt]))
+    save_finetuned(trained, how, recipe, ADA, tmp_path)
+    loaded = plain(pipeline_folder, tmp_path)
+    torch.testing.assert_close(Denoiser(loaded).eps(z, 300, Denoiser(loaded).prompts([prompt])), before, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(draw(loaded, prompt), draw(load_finetuned(pipeline_folder, tmp_path), prompt), atol=2e-3)
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_what_is_saved_predicts_as_what_was_trained(name, pipeline_folder, images, tmp_path):
+    how = METHODS[name]
+    trained, _ = trained_with(name, pipeline_folder, images)
+    z, prompt = torch.randn(1, 4, 16, 16, generator=generator(1)), prompt_of(how, ADA, "a photo of ada abeck")
+    predict = lambda p: Denoiser(p).eps(z, 300, Denoiser(p).prompts([prompt]))  # noqa: E731
+    before, latent = predict(trained), Denoiser(trained).encode_photos(images)
+    save_finetuned(trained, how, RECIPES[name], ADA, tmp_path)
+    loaded = load_finetuned(pipeline_folder, tmp_path)
+    torch.testing.assert_close(predict(loaded), before, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(Denoiser(loaded).encode_photos(images), latent)
+
+
+@pytest.mark.parametrize(("extra", "tokens"), [(-2, 2), (0, 4), (3, 7)])
+def test_textual_inversion_trains_copies_of_the_prompts_own_tokens(extra, tokens, pipeline_folder, images, tmp_path):
+    base = load_pipeline(pipeline_folder)
+    tuned, report = tuned_with("textual_inversion", pipeline_folder, images, tmp_path, extra=extra, lr=1e-12)
+    size, table = base.text_encoder.config.vocab_size, tuned.text_encoder.get_input_embeddings().weight
+    assert report["trainable"] == tokens * table.shape[1]
+    assert torch.equal(table[:size], base.text_encoder.get_input_embeddings().weight)
+    own = base.text_encoder.get_input_embeddings().weight[base.tokenizer("photo of ada abeck", add_special_tokens=False).input_ids]
+    kept = own[-min(tokens, 4) :]
+    torch.testing.assert_close(table[size:][-len(kept) :], kept)
+    asked = tuned.maybe_convert_prompt(prompt_of(METHODS["textual_inversion"], ADA, "a photo of ada abeck, sad"), tuned.tokenizer)
+    assert len(tuned.tokenizer.tokenize(asked)) == 1 + tokens + 2
+
+
+def test_removing_every_token_of_the_prompt_is_refused(pipeline_folder, images, tmp_path):
+    with pytest.raises(ParamsError, match="extra is -4 but 'photo of ada abeck' has 4 tokens; set it between -3 and 16"):
+        tuned_with("textual_inversion", pipeline_folder, images, tmp_path, extra=-4)
+
+
+def test_a_prompt_without_the_instance_prompt_is_refused():
+    with pytest.raises(ParamsError, match="Textual Inversion replaces 'photo of ada abeck', which the prompt 'ada' lacks"):
+        prompt_of(METHODS["textual_inversion"], ADA, "ada")
+
+
+def test_new_tokens_start_as_the_mean_of_the_table_and_the_table_comes_back(pipeline):
+    table = pipeline.text_encoder.get_input_embeddings()
+    (rows,) = add_tokens(pipeline, "ada abeck", "photo of ada abeck", 2)
+    torch.testing.assert_close(rows[:2], table.weight.mean(0).expand(2, -1))
+    assert pipeline.text_encoder.get_input_embeddings() is not table
+    assert torch.equal(pop_tokens(pipeline), rows)
+    assert pipeline.text_encoder.get_input_embeddings() is table
+
+
+def test_a_hypernetwork_of_another_unet_is_refused(pipeline, pipeline_folder, images, tmp_path):
+    tuned_with("hypernetwork", pipeline_folder, images, tmp_path)
+    with pytest.raises(ValueError, match="already has a hypernetwork"):
+        [load_hypernetwork(pipeline, tmp_path) for _ in range(2)]
+    other = load_pipeline(pipeline_folder)
+    other.unet = mini.new_unet(UNet(channels=[16, 32, 32]), 16)
+    with pytest.raises(ValueError, match="holds a hypernetwork of another UNet"):
+        load_hypernetwork(other, tmp_path)
+
+
+def test_a_placeholder_that_is_already_a_word_is_refused(pipeline):
+    pipeline.tokenizer.add_tokens(["<ada-abeck>"])
+    with pytest.raises(ParamsError, match="The placeholder <ada-abeck> is already in the base model's vocabulary"):
+        check_tokens(pipeline.tokenizer, "ada abeck", "photo of ada abeck", 0)
+
+
+def test_an_untrained_hypernetwork_predicts_exactly_as_the_base(pipeline):
+    z, view = torch.randn(2, 4, 16, 16, generator=generator(1)), Denoiser(pipeline)
+    c = view.prompts(["a photo of ada abeck"])
+    before = view.eps(z, 300, c)
+    parameters = add_hypernetwork(pipeline.unet, hidden=8, activation="relu")
+    assert torch.equal(view.eps(z, 300, c), before)
+    layers = sum(name.endswith(("attn2.to_k", "attn2.to_v")) for name, _ in pipeline.unet.named_modules())
+    assert sum(p.numel() for p in parameters) == layers * (32 * 8 + 8 + 8 * 32 + 32) > 0
+
+
+@pytest.mark.parametrize("rank", [1, 4, 64])
+@pytest.mark.parametrize("name", ["lora", "dreambooth_lora"])
+def test_a_lora_has_exactly_the_expected_parameter_count(name, rank, pipeline, images):
+    """A layer's own width caps its rank: rank 64 is more than any of these layers can use."""
     layers = [m for n, m in pipeline.unet.named_modules() if n.endswith(("to_q", "to_v"))]
-    expected = sum(rank * (layer.in_features + layer.out_features) for layer in layers)
-    report = finetune(pipeline, METHODS["lora"], LoRA(steps=1, batch=2, rank=rank), images, "photo of ada abeck", 0, "test")
+    if name == "dreambooth_lora":
+        layers += [m for n, m in pipeline.text_encoder.named_modules() if n.endswith(("q_proj", "v_proj"))]
+    ranks = [min(rank, layer.in_features, layer.out_features) for layer in layers]
+    expected = sum(r * (layer.in_features + layer.out_features) for r, layer in zip(ranks, layers, strict=True))
+    report = finetune(pipeline, METHODS[name], LoRA(steps=1, batch=2, rank=rank), images, ADA, 0, "test")
     assert report["trainable"] == expected > 0
+
+
+def test_each_part_trains_at_its_own_rate(pipeline_folder, images):
+    """AdamW's first step moves a weight by its learning rate, whatever the gradient."""
+    tuned, _ = trained_with("textual_inversion_lora", pipeline_folder, images, steps=1, lr=1e-4, tokens_lr=1e-2)
+    base = load_pipeline(pipeline_folder)
+    own = base.text_encoder.get_input_embeddings().weight[base.tokenizer("photo of ada abeck", add_special_tokens=False).input_ids]
+    rows = tuned.text_encoder.get_input_embeddings().rows
+    assert (rows - own).abs().median().item() == pytest.approx(1e-2, rel=0.05)
+    up = torch.cat([p.flatten() for n, p in tuned.unet.state_dict().items() if "lora_B" in n])  # starts at 0
+    assert up[up != 0].abs().median().item() == pytest.approx(1e-4, rel=0.05)
 
 
 def test_prior_preservation_adds_the_weighted_loss_of_the_prior_images(pipeline_folder, images):
     def first_loss(weight):
         recipe = Recipe(steps=1, batch=4, prior_weight=weight)
-        args = (load_pipeline(pipeline_folder), METHODS["dreambooth"], recipe, images, "photo of ada abeck", 0, "test")
+        args = (load_pipeline(pipeline_folder), METHODS["dreambooth"], recipe, images, ADA, 0, "test")
         return finetune(*args, prior=images)["loss"][0]
 
     none, one, three = map(first_loss, (0.0, 1.0, 3.0))
@@ -126,7 +316,7 @@ def test_the_target_is_what_the_scheduler_says_the_model_predicts(prediction, pi
     )
     z0 = Denoiser(pipeline).encode_photos(images)
     recipe = Recipe(steps=1, batch=2)
-    found = finetune(pipeline, METHODS["dreambooth"], recipe, images, "photo of ada abeck", 3, "test")["loss"][0]
+    found = finetune(pipeline, METHODS["dreambooth"], recipe, images, ADA, 3, "test")["loss"][0]
     draw = generator(3, 0)
     which, t = torch.randint(4, (2,), generator=draw), torch.randint(0, 1000, (2,), generator=draw)
     noise, total = torch.randn(2, 4, 16, 16, generator=draw), 0.0

@@ -52,6 +52,8 @@ def test_a_wrong_parameter_is_one_sentence_with_its_key(key, value, message):
         ({"finetune.methods": ["lorra"]}, "unknown method 'lorra'; known: dreambooth, lora"),
         ({"base.path": "/nowhere"}, "/nowhere is no diffusers pipeline"),
         ({"attacks.sweep.methods": ["lorra"]}, "unknown method 'lorra'"),
+        ({"finetune.textual_inversion.extra": -4}, "finetune.textual_inversion.extra: extra is -4 but 'photo of ada abeck' has 4 tokens"),
+        ({"ablations.extra": [-9, 0]}, "ablations.extra: extra is -9"),
     ],
 )
 def test_what_cannot_run_is_refused_before_any_compute(overrides, message, tmp_path):

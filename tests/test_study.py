@@ -8,9 +8,12 @@ import pandas as pd
 import pytest
 
 from s2llib import Study
+from s2llib.finetune.methods import METHODS
 from s2llib.metrics.roc import auc
 from s2llib.params import Statistics
 from s2llib.report import Report
+from s2llib.report.ablations import ablation_table, ablations, trend_table, trends
+from s2llib.report.finetuning import methods_table, printed_methods
 from s2llib.report.membership import membership_table, printed_membership, sweep_table, verdicts
 from s2llib.report.placebo import placebo_table, placebo_verdicts, printed_placebo
 from s2llib.study import PRETRAINED
@@ -28,7 +31,7 @@ def table(study, scores):
 
 def test_every_cell_of_the_grid_is_scored_by_every_attack(study, scores):
     cells = scores.groupby(["domain", "method", "attack"]).size()
-    assert len(cells) == 2 * 4 * 5
+    assert len(cells) == 2 * (1 + len(METHODS)) * 5
     single_copy_members, nonmembers, studio, street = 6, 6, 4, 4
     assert set(cells) == {single_copy_members + nonmembers + studio + street}
     assert scores["score"].notna().all()
@@ -44,7 +47,7 @@ def test_every_value_has_an_interval_and_every_change_is_the_difference(table):
     assert (table["value"] <= table["high"] + 1e-9).all()
     keys = ["attack", "protocol", "metric"]
     tuned = table[table["delta"].notna()].merge(table[table["method"] == PRETRAINED], on=keys, suffixes=("", "_base"))
-    assert len(tuned) == 5 * 3 * 3 * 2
+    assert len(tuned) == 5 * len(METHODS) * 3 * 2
     assert (tuned["delta"] - (tuned["value"] - tuned["value_base"])).abs().max() < 1e-9
 
 
@@ -149,6 +152,77 @@ def test_the_placebo_tells_style_from_membership(members, never_seen, left):
 
 def test_a_placebo_says_so_when_nothing_rises(study, scores):
     table = placebo_table(scores, study.params.statistics)
-    assert len(table) == 5 * 2 * 3 * 3
+    assert len(table) == 5 * 2 * len(METHODS) * 3
     flat = table.assign(delta_low=-1.0)
     assert placebo_verdicts(flat) == "No attack rises beyond its interval under a shifted protocol."
+
+
+def fake_scores(cells, shift):
+    """Scores of 20 members and 20 non-members for each (domain, method, seed) cell; members lie `shift(method)` higher."""
+    rows = []
+    for n, (domain, method, seed) in enumerate(cells):
+        rng = np.random.default_rng(n)
+        for split, mean in (("member", shift(method)), ("nonmember", 0.0)):
+            score = rng.normal(mean, 1, 20)
+            rows.append(
+                pd.DataFrame({"domain": domain, "method": method, "seed": seed, "split": split, "image": range(20), "score": score})
+            )
+    return pd.concat(rows, ignore_index=True).assign(attack="pia", setting="{}", evaluations=2)
+
+
+def test_a_method_on_fewer_domains_is_compared_with_the_base_on_those():
+    cells = [(d, PRETRAINED, 0) for d in "abc"] + [(d, "lora", 0) for d in "abc"] + [("b", "dreambooth", 0), ("b", "dreambooth", 1)]
+    scores = fake_scores(cells, lambda method: 0.5)
+    table = membership_table(scores, pd.DataFrame({"against": []}), Statistics(bootstrap=200))
+    row = table.query("method == 'dreambooth' and metric == 'AUC'").iloc[0]
+    side = lambda method, split, seed: scores.query("domain == 'b' and method == @method and split == @split and seed == @seed")["score"]  # noqa: E731
+    each = lambda method, seed: auc(side(method, "member", seed).to_numpy(), side(method, "nonmember", seed).to_numpy())  # noqa: E731
+    tuned = (each("dreambooth", 0) + each("dreambooth", 1)) / 2
+    assert row["value"] == pytest.approx(tuned)
+    assert row["delta"] == pytest.approx(tuned - each(PRETRAINED, 0))
+    assert (row["domains"], row["seeds"]) == (1, "2")
+    assert "DreamBooth (1 domains)" in printed_membership(table).reset_index()["method"].tolist()
+
+
+def test_seeds_on_some_domains_only_are_said_to_be():
+    cells = [(d, PRETRAINED, 0) for d in "abc"] + [("a", "lora", 0), ("a", "lora", 1), ("b", "lora", 0), ("c", "lora", 0)]
+    table = membership_table(fake_scores(cells, lambda _: 0.5), pd.DataFrame({"against": []}), Statistics(bootstrap=200))
+    assert set(table.query("method == 'lora'")["seeds"]) == {"2 on 1 domains, 1 on 2"}
+
+
+@pytest.mark.parametrize(("slope", "says"), [(0.8, "it rises"), (-0.8, "it falls"), (0.0, "no trend beyond its interval")])
+def test_an_ablation_says_which_way_the_change_moves(slope, says):
+    parts = []
+    for i, value in enumerate((1, 4, 16)):
+        cells = [(d, m, 0) for d in "abcdefgh" for m in (PRETRAINED, "lora")]
+        means = {PRETRAINED: 0.0, "lora": 0.8 + slope * (i - 1)}
+        parts.append(fake_scores(cells, means.get).assign(value=value, trainable=value))
+    scores, p = pd.concat(parts), Statistics(bootstrap=400)
+    table, trend = ablation_table(scores, "rank", p), trend_table(scores, "rank", p)
+    assert table["rank"].tolist() == [1, 1, 4, 4, 16, 16]
+    changes = table["delta"].dropna().tolist()
+    assert trend["value"].item() == pytest.approx(changes[-1] - changes[0])  # of three equally spaced points, the line's ends
+    assert says in trends(trend, table, None)
+    if slope:
+        assert "the paper's trend holds" in trends(trend, table, slope > 0)
+        assert "is reversed here" in trends(trend, table, slope < 0)
+
+
+def test_an_ablation_shares_what_does_not_depend_on_its_parameter(study):
+    ablation = ablations(study.params)["s2l_figure2_left"]
+    scores = study.ablation(ablation.values, ablation.method)
+    assert sorted(scores["value"].unique()) == [1, 4]
+    base = scores[scores["method"] == PRETRAINED].pivot_table(index=["attack", "split", "image"], columns="value", values="score")
+    assert (base[1] == base[4]).all()
+    tuned = scores[scores["method"] != PRETRAINED].groupby("value")["trainable"].unique()
+    assert tuned[4].item() == 4 * tuned[1].item() > 0
+
+
+def test_every_method_has_its_line(study, table):
+    tidy = methods_table(study, study.finetune_all(), table)
+    shown = printed_methods(tidy)
+    assert shown.index[0] == "Pre-trained"
+    assert len(shown) == 1 + len(METHODS)
+    assert not (shown.iloc[1:] == "").any().any()
+    clip = tidy[tidy["metric"] == "CLIP-R precision"]
+    assert clip["value"].between(0, 100).all()

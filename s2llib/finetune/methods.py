@@ -1,35 +1,31 @@
-"""Fine-tuning methods: each says which parameters train and on which prompts; the loop is shared.
-
-An entry of METHODS has a title, whether it adapts with LoRA, whether the text encoder trains, and whether every image
-gets DreamBooth's fixed instance prompt or keeps the SP prompt it was generated with.
-"""
+"""Fine-tuning methods: each says which parts of the pipeline train and on which prompts; the loop is shared."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from s2llib.params import LoRA, ParamsError, Recipe
+from s2llib.params import ParamsError
 
-if TYPE_CHECKING:
-    from peft import LoraConfig
-    from torch import Tensor
-
-__all__ = ["METHODS", "Method", "adapter", "method", "trainable_parameters"]
+__all__ = ["METHODS", "Method", "method"]
 
 
 @dataclass(frozen=True)
 class Method:
+    """trains: keys of `s2llib.finetune.parts.PARTS`. instance_prompt: every image gets DreamBooth's fixed prompt, not its own."""
+
     title: str
-    lora: bool
-    text_encoder: bool
+    trains: tuple[str, ...]
     instance_prompt: bool
 
 
 METHODS = {
-    "dreambooth": Method("DreamBooth", lora=False, text_encoder=True, instance_prompt=True),
-    "lora": Method("LoRA", lora=True, text_encoder=False, instance_prompt=False),
-    "dreambooth_lora": Method("DreamBooth+LoRA", lora=True, text_encoder=True, instance_prompt=True),
+    "dreambooth": Method("DreamBooth", ("unet", "text_encoder"), instance_prompt=True),
+    "lora": Method("LoRA", ("unet_lora",), instance_prompt=False),
+    "dreambooth_lora": Method("DreamBooth+LoRA", ("unet_lora", "text_encoder_lora"), instance_prompt=True),
+    "textual_inversion": Method("Textual Inversion", ("tokens",), instance_prompt=False),
+    "textual_inversion_lora": Method("Textual Inversion+LoRA", ("tokens", "unet_lora"), instance_prompt=False),
+    "hypernetwork": Method("Hypernetwork", ("hypernetwork",), instance_prompt=False),
+    "hypernetwork_dreambooth": Method("Hypernetwork+DreamBooth", ("unet", "text_encoder", "hypernetwork"), instance_prompt=True),
+    "end_to_end": Method("End-to-end", ("unet", "text_encoder", "vae_encoder"), instance_prompt=True),
 }
-ATTENTION = {"unet": ["to_q", "to_v"], "text_encoder": ["q_proj", "v_proj"]}
 
 
 def method(name: str) -> Method:
@@ -37,24 +33,3 @@ def method(name: str) -> Method:
     if name not in METHODS:
         raise ParamsError(f"finetune.methods: unknown method '{name}'; known: {', '.join(METHODS)}.")
     return METHODS[name]
-
-
-def adapter(part: str, recipe: LoRA) -> "LoraConfig":
-    """Low-rank adapters on the attention queries and values of the UNet or the text encoder."""
-    from peft import LoraConfig
-
-    return LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=ATTENTION[part], init_lora_weights="gaussian")
-
-
-def trainable_parameters(pipeline, how: Method, recipe: Recipe) -> "list[Tensor]":
-    """Freeze the pipeline, add adapters if the method wants them, and return what it trains."""
-    parts = ["unet", "text_encoder"] if how.text_encoder else ["unet"]
-    for part in (pipeline.unet, pipeline.text_encoder, pipeline.vae):
-        part.requires_grad_(False)
-    for part in parts:
-        module = getattr(pipeline, part)
-        if how.lora:
-            module.add_adapter(adapter(part, recipe))
-        else:
-            module.requires_grad_(True)
-    return [p for part in parts for p in getattr(pipeline, part).parameters() if p.requires_grad]

@@ -1,5 +1,6 @@
 """Fine-tuning a pipeline on images it generated: one denoising loss for every method."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -7,16 +8,39 @@ import torch.nn.functional as F
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor
 
-from s2llib.data.domain import Photos
-from s2llib.finetune.methods import Method, adapter, trainable_parameters
+from s2llib.data.domain import Domain, Photos
+from s2llib.finetune.hypernetwork import load_hypernetwork, pop_hypernetwork, save_hypernetwork
+from s2llib.finetune.methods import Method
+from s2llib.finetune.parts import PARTS, adapter
+from s2llib.finetune.textual_inversion import FILE, load_tokens, placeholder, pop_tokens, save_tokens
 from s2llib.loop import train
 from s2llib.models.denoiser import Denoiser
 from s2llib.models.pipeline import load_pipeline
-from s2llib.params import Recipe
+from s2llib.params import ParamsError, Recipe
 
-__all__ = ["FINETUNE_VERSION", "finetune", "load_finetuned", "save_finetuned"]
+__all__ = ["FINETUNE_VERSION", "finetune", "learning_rates", "load_finetuned", "prompt_of", "save_finetuned"]
 
 FINETUNE_VERSION = 1
+
+
+def prompt_of(how: Method, domain: Domain, text: str) -> str:
+    """`text` as a model fine-tuned by this method is asked: Textual Inversion's token in place of the instance prompt.
+
+    Raises ParamsError if the text lacks that prompt: the model would be asked what its base would be asked.
+    """
+    if "tokens" not in how.trains:
+        return text
+    if domain.instance_prompt not in text:
+        raise ParamsError(
+            f"{how.title} replaces '{domain.instance_prompt}', which the prompt '{text}' lacks: make world.instance part of world.condition"
+            " (and of the captions, with attacks.caption)."
+        )
+    return text.replace(domain.instance_prompt, placeholder(domain.name))
+
+
+def learning_rates(how: Method, recipe: Recipe) -> dict[str, float]:
+    """{part: its learning rate}: its own, if the recipe has one for it."""
+    return {part: getattr(recipe, f"{part}_lr", recipe.lr) for part in how.trains}
 
 
 class _Prompts:
@@ -26,8 +50,8 @@ class _Prompts:
         self.texts = sorted(set(texts))
         self.which = torch.tensor([self.texts.index(text) for text in texts])
         self.encoder, tokenizer = pipeline.text_encoder, pipeline.tokenizer
-        length = tokenizer.model_max_length
-        self.ids = tokenizer(self.texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
+        length, texts = tokenizer.model_max_length, pipeline.maybe_convert_prompt(self.texts, tokenizer)
+        self.ids = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
         self.ids = self.ids.to(self.encoder.device)
         with torch.no_grad():
             self.once = self.encoder(self.ids)[0] if frozen else None
@@ -38,11 +62,30 @@ class _Prompts:
         return c[self.which[images]]
 
 
+class _Latents:
+    """z0 for a batch of images: encoded once where the VAE is frozen, else anew in every step."""
+
+    def __init__(self, denoiser: Denoiser, images: Photos, frozen: bool):
+        pipeline = denoiser.pipeline
+        self.vae, self.count = pipeline.vae, len(images)
+        self.once = denoiser.encode_photos(images) if frozen else None
+        self.pixels = None if frozen else (images.pixels(denoiser.size) * 255).round().byte()
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """[b, ch, h, w] for the images with these indices."""
+        if self.once is not None:
+            return self.once[images.to(self.once.device)]
+        x = self.pixels[images].to(self.vae.device) / 127.5 - 1
+        return self.vae.encode(x).latent_dist.mode() * self.vae.config.scaling_factor
+
+
 def finetune(
-    pipeline, how: Method, recipe: Recipe, images: Photos, instance_prompt: str, seed: int, what: str, prior: Photos | None = None,
+    pipeline, how: Method, recipe: Recipe, images: Photos, domain: Domain, seed: int, what: str, prior: Photos | None = None,
     encode_batch: int = 128, checkpoint: Path | None = None,
 ) -> dict:  # fmt: skip
-    """Train `pipeline` in place on `images`; returns {"loss": of every step, "trainable": number of parameters}.
+    """Train `pipeline` in place on `images`.
+
+    Returns {"loss": of every step, "trainable": number of parameters}.
 
     The loss is the noise-prediction error on each image with its prompt; with `prior` (images of the class with
     their prompts), recipe.prior_weight times the same error on a prior batch is added (DreamBooth's prior
@@ -50,52 +93,83 @@ def finetune(
     """
     torch.manual_seed(seed)
     denoiser = Denoiser(pipeline, encode_batch)
-    parameters = trainable_parameters(pipeline, how, recipe)
-    texts = [instance_prompt] * len(images) if how.instance_prompt else list(images.captions)
-    batches = [(1.0, denoiser.encode_photos(images), _Prompts(pipeline, texts, frozen=not how.text_encoder))]
+    for part in (pipeline.unet, pipeline.text_encoder, pipeline.vae):
+        part.requires_grad_(False)
+    trained = {part: PARTS[part](pipeline, recipe, domain.name, domain.instance_prompt) for part in how.trains}
+    parameters = [p for part in trained.values() for p in part]
+    rates = learning_rates(how, recipe)
+    each = [rates[part] for part, some in trained.items() for _ in some]
+
+    def data(photos: Photos, texts: list[str]) -> tuple[_Latents, _Prompts]:
+        text_frozen = not {"text_encoder", "text_encoder_lora", "tokens"} & set(how.trains)
+        return _Latents(denoiser, photos, "vae_encoder" not in how.trains), _Prompts(pipeline, texts, text_frozen)
+
+    texts = [domain.instance_prompt] * len(images) if how.instance_prompt else list(images.captions)
+    if "tokens" in how.trains:
+        texts = [placeholder(domain.name)] * len(images)
+    batches = [(1.0, *data(images, texts))]
     if prior is not None and recipe.prior_weight > 0:
-        prompts = _Prompts(pipeline, list(prior.captions), frozen=not how.text_encoder)
-        batches.append((recipe.prior_weight, denoiser.encode_photos(prior), prompts))
+        batches.append((recipe.prior_weight, *data(prior, list(prior.captions))))
 
     def loss(step: int, draw: torch.Generator) -> Tensor:
         return sum(weight * _denoising_loss(denoiser, z0, c, recipe.batch, draw) for weight, z0, c in batches)
 
-    losses = train(parameters, loss, steps=recipe.steps, lr=recipe.lr, warmup=recipe.warmup, seed=seed, what=what, checkpoint=checkpoint)
-    pipeline.unet.requires_grad_(False)
-    pipeline.text_encoder.requires_grad_(False)
+    losses = train(parameters, loss, steps=recipe.steps, lr=each, warmup=recipe.warmup, seed=seed, what=what, checkpoint=checkpoint)
+    for p in parameters:
+        p.requires_grad_(False)
     return {"loss": losses, "trainable": sum(p.numel() for p in parameters)}
 
 
-def _denoising_loss(denoiser: Denoiser, z0: Tensor, prompts: _Prompts, batch: int, draw: torch.Generator) -> Tensor:
+def _denoising_loss(denoiser: Denoiser, latents: _Latents, prompts: _Prompts, batch: int, draw: torch.Generator) -> Tensor:
     """Mean squared error of the predicted noise on a random batch at uniform timesteps (Ho et al. 2020, equation 14).
 
     A v-prediction model is trained on v = sqrt(a) noise - sqrt(1-a) z0 (Salimans & Ho 2022).
     """
-    which = torch.randint(len(z0), (batch,), generator=draw)
-    t = torch.randint(0, len(denoiser.a), (batch,), generator=draw).to(z0.device)
-    z, a = z0[which.to(z0.device)], denoiser.a[t].view(-1, 1, 1, 1)
+    which = torch.randint(latents.count, (batch,), generator=draw)
+    z = latents(which)
+    t = torch.randint(0, len(denoiser.a), (batch,), generator=draw).to(z.device)
+    a = denoiser.a[t].view(-1, 1, 1, 1)
     noise = torch.randn(z.shape, generator=draw).to(z)
     target = a.sqrt() * noise - (1 - a).sqrt() * z if denoiser.prediction == "v_prediction" else noise
     return F.mse_loss(denoiser.pipeline.unet(a.sqrt() * z + (1 - a).sqrt() * noise, t, prompts(which)).sample, target)
 
 
-def save_finetuned(pipeline, how: Method, recipe: Recipe, folder: Path) -> None:
-    """A whole pipeline, or LoRA weights that plain diffusers loads with `load_lora_weights` (rank and alpha included)."""
-    if not how.lora:
-        pipeline.save_pretrained(folder)
-        return
-    parts = ["unet", "text_encoder"] if how.text_encoder else ["unet"]
+def _save_lora(pipeline, recipe: Recipe, parts: list[str], folder: Path) -> None:
     layers = {f"{part}_lora_layers": get_peft_model_state_dict(getattr(pipeline, part)) for part in parts}
-    metadata = {f"{part}_lora_adapter_metadata": adapter(part, recipe).to_dict() for part in parts}
+    metadata = {f"{part}_lora_adapter_metadata": adapter(getattr(pipeline, part), part, recipe).to_dict() for part in parts}
     pipeline.save_lora_weights(folder, **layers, **metadata, safe_serialization=True)
+
+
+def save_finetuned(pipeline, how: Method, recipe: Recipe, domain: Domain, folder: Path) -> None:
+    """What trained, in the formats that plain diffusers loads: a pipeline, `load_lora_weights`, `load_textual_inversion`.
+
+    A hypernetwork, which diffusers has no format for, is safetensors with a config (`load_hypernetwork`).
+    """
+    if "hypernetwork" in how.trains:
+        save_hypernetwork(pop_hypernetwork(pipeline.unet), recipe.hidden, recipe.activation, folder)
+    if "tokens" in how.trains:
+        save_tokens(pop_tokens(pipeline), domain.name, folder)
+    if adapted := [part.removesuffix("_lora") for part in how.trains if part.endswith("_lora")]:
+        _save_lora(pipeline, recipe, adapted, folder)
+    if {"unet", "text_encoder", "vae_encoder"} & set(how.trains):
+        pipeline.save_pretrained(folder)
 
 
 def load_finetuned(base: Path, folder: Path):
     """The fine-tuned pipeline; LoRA weights are fused into the base, so that it costs no more to query."""
-    if (folder / "model_index.json").is_file():
-        return load_pipeline(folder)
-    pipeline = load_pipeline(base)
-    pipeline.load_lora_weights(folder, local_files_only=True)
+    pipeline = load_pipeline(folder if (folder / "model_index.json").is_file() else base)
+    loaders: dict[str, Callable] = {
+        "hypernetwork.json": load_hypernetwork,
+        FILE: load_tokens,
+        "pytorch_lora_weights.safetensors": _load_lora,
+    }
+    for name, load in loaders.items():
+        if (folder / name).is_file():
+            load(pipeline, folder)
+    return pipeline
+
+
+def _load_lora(pipeline, folder: Path) -> None:
+    pipeline.load_lora_weights(folder, weight_name="pytorch_lora_weights.safetensors", local_files_only=True)
     pipeline.fuse_lora()
     pipeline.unload_lora_weights()
-    return pipeline

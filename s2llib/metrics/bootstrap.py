@@ -10,7 +10,7 @@ import numpy as np
 
 from s2llib.metrics.roc import pair_order, tpr_at_fpr
 
-__all__ = ["Estimate", "HierarchicalBootstrap", "Scores"]
+__all__ = ["Estimate", "HierarchicalBootstrap", "Scores", "linear_trend"]
 
 POOL_BELOW = 100  # non-members in a domain: with fewer, TPR@1%FPR is computed on scores pooled over domains
 
@@ -46,6 +46,13 @@ class Estimate:
         return float(low), float(high)
 
 
+def linear_trend(estimates: list[Estimate]) -> Estimate:
+    """The change from the first to the last along the least-squares line through equally spaced estimates."""
+    place = np.arange(len(estimates)) - (len(estimates) - 1) / 2
+    slopes = place / (place @ place) * (len(estimates) - 1)
+    return Estimate(sum(w * e.value for w, e in zip(slopes, estimates, strict=True)), slopes @ np.stack([e.replicates for e in estimates]))
+
+
 class HierarchicalBootstrap:
     """Resamples for domains with the given (members, nonmembers) sizes; the same seed gives the same resamples."""
 
@@ -67,6 +74,14 @@ class HierarchicalBootstrap:
             wm, wn = self.weights[d]
             np.add.at(total, self.rows[d], ((wm @ order) * wn).sum(1) / order.size)
             value += order.mean() / len(self.sizes)
+        return Estimate(float(value), total / len(self.sizes))
+
+    def mean(self, values: list[np.ndarray]) -> Estimate:
+        """Mean over the images of a domain ([n], as many as its members), then over domains."""
+        value, total = 0.0, np.zeros(self.replicates)
+        for d, each in enumerate(values):
+            np.add.at(total, self.rows[d], self.weights[d][0] @ each / len(each))
+            value += each.mean() / len(self.sizes)
         return Estimate(float(value), total / len(self.sizes))
 
     def pooled(self) -> bool:

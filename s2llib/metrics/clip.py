@@ -5,12 +5,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-__all__ = ["retrieval_precision"]
+__all__ = ["retrieved"]
 
 
 @torch.no_grad()
-def retrieval_precision(folder: Path, pixels: Tensor, truth: Tensor, prompts: list[str]) -> float:
-    """CLIP-R precision in %: the share of images whose true prompt is the most similar of all candidates.
+def retrieved(folder: Path, pixels: Tensor, truth: Tensor, prompts: list[str]) -> Tensor:
+    """[n] of 1 where an image's true prompt is the most similar of all candidates; the mean is CLIP-R precision.
 
     folder: a base model with its CLIP pair in `clip/`; pixels: [n, 3, h, w] in [0, 1]; truth: [n] index into prompts.
     """
@@ -21,4 +21,4 @@ def retrieval_precision(folder: Path, pixels: Tensor, truth: Tensor, prompts: li
     length = clip.config.text_config.max_position_embeddings
     ids = tokenizer(prompts, padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
     chosen = [clip(input_ids=ids, pixel_values=x * 2 - 1).logits_per_image.argmax(1) for x in pixels.split(256)]
-    return 100 * (torch.cat(chosen) == truth).float().mean().item()
+    return (torch.cat(chosen) == truth).double()

@@ -1,6 +1,7 @@
 """The base model of a profile: a folder that the user names, or the mini Stable Diffusion trained stage by stage."""
 
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from s2llib.models.pipeline import PARTS, base_folder
 from s2llib.params import Params, ParamsError
 from s2llib.store import Store, digest, file_digest, folder_digest
 
-__all__ = ["base_key", "base_model", "check_world"]
+__all__ = ["base_key", "base_model", "base_tokenizer", "check_world"]
 
 VAE_VERSION = 1
 CLIP_VERSION = 2
@@ -48,6 +49,18 @@ def base_key(p: Params) -> str:
         return digest([BASE_VERSION, _inputs(p)["unet"]])
     parts = {part: folder_digest(folder / part) for part in (*PARTS, "clip") if (folder / part).is_dir()}
     return digest(parts | {"index": file_digest(folder / "model_index.json")})
+
+
+def base_tokenizer(p: Params):
+    """The base model's tokenizer, also before the model is trained."""
+    if folder := base_folder(p):
+        from transformers import CLIPTokenizer
+
+        return CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    from s2llib.models import mini
+
+    with tempfile.TemporaryDirectory() as scratch:
+        return mini.build_tokenizer(Path(scratch))
 
 
 def check_world(p: Params) -> None:

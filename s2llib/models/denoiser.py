@@ -42,6 +42,7 @@ class Denoiser:
     def prompts(self, texts: list[str]) -> Tensor:
         """c [n, tokens, dim]: last hidden states of the text encoder."""
         tokenizer = self.pipeline.tokenizer
+        texts = self.pipeline.maybe_convert_prompt(texts, tokenizer)
         ids = tokenizer(
             texts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
         ).input_ids  # fmt: skip

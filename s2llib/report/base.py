@@ -8,7 +8,7 @@ from torch import Tensor
 
 from s2llib.data.domain import Domain
 from s2llib.data.worlds import known_names
-from s2llib.metrics.clip import retrieval_precision
+from s2llib.metrics.clip import retrieved
 from s2llib.models.denoiser import Denoiser
 from s2llib.study import Study
 
@@ -51,8 +51,8 @@ def base_metrics(study: Study, domains: int = 40) -> dict[str, float]:
         people = known_names(study.params.world)
         truth = [people.index(domain.name) for domain, x in zip(chosen, pixels, strict=True) for _ in x]
         prompts = [study.params.world.condition.format(name=name) for name in people]
-        found[f"CLIP-R precision of non-members, {len(people)} candidates (%)"] = retrieval_precision(
-            study.base_folder, torch.cat(pixels), torch.tensor(truth), prompts
+        found[f"CLIP-R precision of non-members, {len(people)} candidates (%)"] = (
+            100 * retrieved(study.base_folder, torch.cat(pixels), torch.tensor(truth), prompts).mean().item()
         )
     return found
 

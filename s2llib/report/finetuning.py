@@ -2,34 +2,110 @@
 
 import numpy as np
 import pandas as pd
+import torch
 
-from s2llib.report.membership import method_title
-from s2llib.study import Study
+from s2llib.attacks import TITLES
+from s2llib.data.worlds import known_names
+from s2llib.finetune.methods import METHODS
+from s2llib.finetune.recipe import learning_rates
+from s2llib.metrics.bootstrap import HierarchicalBootstrap
+from s2llib.metrics.clip import retrieved
+from s2llib.report.membership import estimate_row, method_title
+from s2llib.study import PRETRAINED, Study
 
-__all__ = ["finetuning_table", "mean_curves"]
+__all__ = ["clip_hits", "finetuning_table", "mean_curves", "methods_table", "printed_methods"]
 
 
 def finetuning_table(study: Study, models: pd.DataFrame) -> pd.DataFrame:
     """One row per method: what it trains, for how long, and how far its loss falls (first and last tenth of the steps)."""
     rows = []
     for method, part in models.groupby("method", sort=False):
-        recipe, losses = study.recipe(method), np.stack(part["loss"])
-        tenth = max(1, losses.shape[1] // 10)
+        recipe, losses = study.recipe(method), _mean_loss(part)
+        tenth = max(1, len(losses) // 10)
+        rates = learning_rates(METHODS[method], recipe)
         rows.append(
             {
                 "method": method_title(method),
                 "trainable parameters": part["trainable"].iloc[0],
                 "steps": recipe.steps,
                 "batch": recipe.batch,
-                "learning rate": recipe.lr,
-                "loss at first": round(losses[:, :tenth].mean(), 4),
-                "loss at last": round(losses[:, -tenth:].mean(), 4),
+                "learning rate": ", ".join(f"{rate:g}" for rate in dict.fromkeys(rates.values())),
+                "loss at first": round(losses[:tenth].mean(), 4),
+                "loss at last": round(losses[-tenth:].mean(), 4),
                 "models": len(part),
             }
         )
     return pd.DataFrame(rows)
 
 
+def _mean_loss(part: pd.DataFrame) -> np.ndarray:
+    """[steps] loss averaged over a domain's seeds, then over domains."""
+    return np.mean([np.mean(np.stack(each), axis=0) for _, each in part.groupby("domain", sort=False)["loss"]], axis=0)
+
+
+def clip_hits(study: Study, methods: list[str]) -> dict[str, list[np.ndarray]]:
+    """{method: per domain, 1 for each generated image whose true name is the most similar of all people's}.
+
+    Candidates are one prompt for each person of the world, the judge is the base model's CLIP pair.
+    """
+    people = known_names(study.params.world)
+    prompts = [study.params.world.condition.format(name=name) for name in people]
+    cells = [(method, domain) for method in methods for domain in study.domains_of(method)]
+    pixels = [study.samples(domain, method).pixels(study.image_size) for method, domain in cells]
+    truth = torch.cat([torch.full((len(x),), people.index(domain.name)) for (_, domain), x in zip(cells, pixels, strict=True)])
+    hits = retrieved(study.base_folder, torch.cat(pixels), truth, prompts).split([len(x) for x in pixels])
+    found: dict = {}
+    for (method, _), each in zip(cells, hits, strict=True):
+        found.setdefault(method, []).append(each.numpy())
+    return found
+
+
+def methods_table(study: Study, models: pd.DataFrame, membership: pd.DataFrame) -> pd.DataFrame:
+    """Tidy: each method's trainable parameters, seconds a model, CLIP-R precision (%) and iid change in AUC of every attack.
+
+    seconds: to load, train and save a model; the median. They differ from run to run, alone of all values.
+    """
+    p, methods = study.params.statistics, [PRETRAINED, *study.params.finetune.methods]
+    rows = []
+    for method, part in models.groupby("method", sort=False):
+        rows.append({"method": method, "metric": "trainable parameters", "value": part["trainable"].iloc[0]})
+        rows.append({"method": method, "metric": "seconds", "value": round(part["seconds"].median(), 1)})
+    if (study.base_folder / "clip").is_dir():
+        hits = clip_hits(study, methods)
+        for method, found in hits.items():
+            bootstrap = HierarchicalBootstrap([(len(x), 1) for x in found], p.bootstrap, seed=0)
+            value, base = (bootstrap.mean([100 * x for x in some]) for some in (found, hits[PRETRAINED][: len(found)]))
+            rows.append(
+                {"method": method, "metric": "CLIP-R precision"} | estimate_row(value, None if method == PRETRAINED else base, p.level)
+            )
+    changes = membership[(membership["metric"] == "AUC") & (membership["protocol"] == "iid") & membership["delta"].notna()]
+    for _, row in changes.iterrows():
+        change = {"value": row["delta"], "low": row["delta_low"], "high": row["delta_high"]}
+        rows.append({"method": row["method"], "attack": row["attack"], "metric": "AUC change", **change})
+    columns = ["method", "attack", "metric", "value", "low", "high", "delta", "delta_low", "delta_high"]
+    domains = [len(study.domains_of(row["method"])) for row in rows]
+    return pd.DataFrame(rows).reindex(columns=columns).assign(domains=domains)
+
+
+def printed_methods(table: pd.DataFrame) -> pd.DataFrame:
+    """`methods_table` as one line a method: value [95 % interval]."""
+
+    def cell(row: pd.Series) -> str:
+        if row["metric"] == "trainable parameters":
+            return f"{row['value']:,.0f}"
+        if row["metric"] == "seconds":
+            return f"{row['value']:.1f}"
+        form = "{:.1f} [{:.1f}, {:.1f}]" if row["metric"] == "CLIP-R precision" else "{:+.3f} [{:+.3f}, {:+.3f}]"
+        return form.format(row["value"], row["low"], row["high"])
+
+    names = {"CLIP-R precision": "CLIP-R (%)"}
+    heads = [f"{TITLES[a]}, AUC" if m == "AUC change" else names.get(m, m) for m, a in zip(table["metric"], table["attack"], strict=True)]
+    shown = pd.DataFrame({"method": table["method"].map(method_title), "column": heads, "cell": table.apply(cell, axis=1)})
+    methods = sorted(dict.fromkeys(shown["method"]), key=method_title(PRETRAINED).__ne__)
+    wide = shown.pivot(index="method", columns="column", values="cell").fillna("")
+    return wide.loc[methods, list(dict.fromkeys(shown["column"]))].rename_axis(columns=None)
+
+
 def mean_curves(models: pd.DataFrame) -> dict[str, list[float]]:
-    """Loss per step of each method, averaged over domains and seeds."""
-    return {method_title(method): np.stack(part["loss"]).mean(0).tolist() for method, part in models.groupby("method", sort=False)}
+    """Loss per step of each method, averaged over seeds, then domains."""
+    return {method_title(method): _mean_loss(part).tolist() for method, part in models.groupby("method", sort=False)}

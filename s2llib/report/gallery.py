@@ -18,13 +18,21 @@ CAPTIONS = {
     "s2l_finetuning_loss": "Training loss, averaged over domains.",
     "s2l_before_after": "The same noise and prompt through the base model and each fine-tuned one.",
     "s2l_membership": "Membership inference before and after fine-tuning on self-generated images.",
+    "s2l_methods": "Every method: trainable parameters, seconds, CLIP-R precision, change in AUC (iid).",
     "s2l_membership_changes": "Paired change in AUC against the pre-trained model.",
     "s2l_roc": "ROC curves (iid), logarithmic axes.",
     "s2l_timesteps": "AUC against the attack's timestep, before and after.",
     "s2l_protocols": "What the choice of the non-members does; red: the blind baseline.",
     "s2l_placebo": "Change in AUC under the shifted protocols: members, and photographs that no model saw in their place.",
+    "s2l_figure2_left": "Change in AUC against the LoRA rank (DreamBooth+LoRA).",
+    "s2l_figure2_right": "Change in AUC against the tokens that Textual Inversion adds or removes.",
+    "s2l_sp_images": "Change in AUC against the size of the SP set (DreamBooth).",
+    "s2l_steps": "Change in AUC against fine-tuning steps (DreamBooth).",
+    "s2l_model_scale": "Change in AUC against the size of the base model (DreamBooth).",
 }
-WIDE_TABLES = ("s2l_timesteps",)  # linked, not printed
+
+# linked, not printed
+WIDE_TABLES = ("s2l_timesteps", "s2l_figure2_left", "s2l_figure2_right", "s2l_sp_images", "s2l_steps", "s2l_model_scale")
 
 
 def write_gallery(profile: str) -> None:

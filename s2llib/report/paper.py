@@ -15,4 +15,6 @@ MIXSYN_CLEAN = {
     ("lora", "pia"): (0.738, 0.166),
     ("dreambooth_lora", "secmi"): (0.761, 0.174),
     ("dreambooth_lora", "pia"): (0.758, 0.172),
+    ("textual_inversion", "secmi"): (0.735, 0.168),
+    ("textual_inversion", "pia"): (0.733, 0.167),
 }

@@ -7,9 +7,8 @@ import pandas as pd
 
 from s2llib.attacks import TITLES
 from s2llib.data.domain import MEMBER, NONMEMBER
-from s2llib.metrics.bootstrap import Estimate, HierarchicalBootstrap, Scores
 from s2llib.params import Statistics
-from s2llib.report.membership import change, collect, estimate_row, method_title, protocols
+from s2llib.report.membership import Paired, change, collect, estimate_row, method_title, protocols
 from s2llib.study import PRETRAINED
 
 __all__ = ["PLACEBO_NOTE", "PLACES", "placebo_table", "placebo_verdicts", "printed_placebo"]
@@ -30,28 +29,26 @@ def placebo_table(scores: pd.DataFrame, p: Statistics) -> pd.DataFrame:
     for attack, part in scores.groupby("attack", sort=False):
         found = collect(part)
         for protocol, split in list(protocols(part).items())[1:]:
-            for method in dict.fromkeys(method for method, _ in found):
+            for method in found:
                 if method != PRETRAINED:
                     names = {"method": method, "attack": attack, "protocol": protocol, "metric": "AUC"}
                     rows += [names | row for row in _rows(found, method, split, p)]
-    return pd.DataFrame(rows).assign(domains=scores["domain"].nunique())
+    return pd.DataFrame(rows)
 
 
 def _rows(found: dict, method: str, split: str, p: Statistics) -> list[dict]:
     rows, changes = [], []
     for place, title in PLACES.items():
-        value, base = _auc(found, method, place, split, p), _auc(found, PRETRAINED, place, split, p)
+        # the resamples of domains, drawn first, are the same for both places; those of images too where the numbers of images agree
+        paired = Paired(found, split, p, place)
+        domains = paired.domains(method)
+        value, base = (paired.estimates(m, domains, ("auc",))["auc"] for m in (method, PRETRAINED))
         rows.append({"in place of members": title} | estimate_row(value, base, p.level))
         changes.append(value - base)
     difference = changes[0] - changes[1]
     low, high = difference.interval(p.level)
-    return [*rows, {"in place of members": "difference", "delta": difference.value, "delta_low": low, "delta_high": high}]
-
-
-def _auc(found: dict, method: str, place: str, split: str, p: Statistics) -> Estimate:
-    # the resamples of domains, drawn first, are the same for both places; those of images too where the numbers of images agree
-    bootstrap = HierarchicalBootstrap(Scores(found[PRETRAINED, place], found[PRETRAINED, split]).sizes, p.bootstrap, seed=0)
-    return bootstrap.auc(Scores(found[method, place], found[method, split]))
+    rows.append({"in place of members": "difference", "delta": difference.value, "delta_low": low, "delta_high": high})
+    return [row | {"domains": len(domains)} for row in rows]
 
 
 def printed_placebo(table: pd.DataFrame) -> pd.DataFrame:

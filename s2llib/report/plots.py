@@ -14,7 +14,7 @@ from s2llib.report.membership import method_title
 from s2llib.report.placebo import PLACES
 from s2llib.study import PRETRAINED
 
-__all__ = ["changes", "contact_sheet", "curves", "placebo", "protocol_contrast", "roc", "sweep"]
+__all__ = ["ablation", "changes", "contact_sheet", "curves", "placebo", "protocol_contrast", "roc", "sweep"]
 
 sns.set_theme(style="whitegrid", context="paper", rc={"axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "s2l"})
 
@@ -89,16 +89,12 @@ def _panels(table: pd.DataFrame) -> tuple[list, list, list, pd.DataFrame]:
 def changes(table: pd.DataFrame) -> Figure:
     """Paired change in AUC against the pre-trained model with its interval: attack x method, a panel per protocol."""
     names, attacks, methods, rows = _panels(table)
-    palette = _palette(methods)
-    series = [
-        (
-            rows[rows["method"] == method],
-            0.2 * (offset - (len(methods) - 2) / 2),
-            {"color": palette[method], "lw": 1.2, "label": method_title(method)},
-        )
-        for offset, method in enumerate(methods[1:])
-    ]
-    return _forest(names, attacks, series, (2.7, 0.45 * len(attacks) + 1.2))
+    palette, series = _palette(methods), []
+    for offset, method in enumerate(methods[1:]):
+        y = 0.75 / len(methods) * (offset - (len(methods) - 2) / 2)
+        style = {"color": palette[method], "lw": 1.2, "label": method_title(method)}
+        series.append((rows[rows["method"] == method], y, style))
+    return _forest(names, attacks, series, (2.7, 0.15 * len(methods) * len(attacks) + 1.2))
 
 
 def _forest(names: list[str], attacks: list[str], series: list[tuple], size: tuple[float, float]) -> Figure:
@@ -129,7 +125,7 @@ def protocol_contrast(table: pd.DataFrame) -> Figure:
     for axis, attack in zip(axes[0], attacks, strict=True):
         for offset, method in enumerate(methods):
             part = rows[(rows["attack"] == attack) & (rows["method"] == method)].set_index("protocol").loc[names]
-            x = np.arange(len(names)) + 0.15 * (offset - (len(methods) - 1) / 2)
+            x = np.arange(len(names)) + 0.7 / len(methods) * (offset - (len(methods) - 1) / 2)
             error = np.stack([part["value"] - part["low"], part["high"] - part["value"]])
             axis.errorbar(x, part["value"], yerr=error.clip(0), fmt="o", ms=3, lw=1, color=palette[method], label=method_title(method))
         for i, name in enumerate(names):
@@ -154,6 +150,24 @@ def placebo(table: pd.DataFrame) -> Figure:
             style |= {"label": f"{method_title(method)}, {who}"}
             series.append((rows, y, style))
     return _forest(names, attacks, series, (3.6, 0.18 * len(methods) * len(attacks) + 1.2))
+
+
+def ablation(table: pd.DataFrame, column: str) -> Figure:
+    """Change in AUC against the varied parameter with its interval, a panel per attack."""
+    attacks = list(table["attack"].unique())
+    figure, axes = plt.subplots(1, len(attacks), figsize=(2.1 * len(attacks), 2.4), sharey=True, squeeze=False)
+    for axis, attack in zip(axes[0], attacks, strict=True):
+        part = table[(table["attack"] == attack) & table["delta"].notna()]
+        x = np.arange(len(part))
+        error = np.stack([part["delta"] - part["delta_low"], part["delta_high"] - part["delta"]])
+        axis.errorbar(x, part["delta"], yerr=error.clip(0), fmt="o-", ms=3.5, lw=1.2, color=sns.color_palette("colorblind")[0])
+        axis.axhline(0, color="black", lw=0.8)
+        axis.set(title=_title(attack), xlabel=column, xticks=x)
+        axis.set_xticklabels([str(value).split("/")[-1] for value in part[column]], fontsize=7)
+    axes[0, 0].set_ylabel("change in AUC (iid)")
+    figure.tight_layout()
+    plt.close(figure)
+    return figure
 
 
 def sweep(table: pd.DataFrame) -> Figure:

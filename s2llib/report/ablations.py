@@ -1,0 +1,110 @@
+"""What an ablation says: the change in AUC along one parameter, and whether it has a trend."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from s2llib.attacks import TITLES
+from s2llib.data.domain import NONMEMBER
+from s2llib.metrics.bootstrap import Estimate, linear_trend
+from s2llib.params import Params, Statistics
+from s2llib.report.membership import Paired, collect, estimate_row
+from s2llib.study import PRETRAINED, other_base
+
+__all__ = ["Ablation", "ablation_table", "ablations", "trend_table", "trends"]
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One parameter's values, each with what it overrides; rises: whether the paper's effect grows along it (None: not public)."""
+
+    label: str
+    method: str
+    values: dict[object, dict]
+    rises: bool | None
+
+
+def ablations(p: Params) -> dict[str, Ablation]:
+    """{name of its table and figure: ablation} of a profile."""
+    a = p.ablations
+    # alpha / rank is the size of the adapter's step: kept, so that the rank alone varies
+    recipe = p.finetune.dreambooth_lora
+    lora = lambda r: {"finetune.dreambooth_lora.rank": r, "finetune.dreambooth_lora.alpha": max(1, round(recipe.alpha / recipe.rank * r))}  # noqa: E731
+    found = {
+        "s2l_figure2_left": Ablation("rank", "dreambooth_lora", {r: lora(r) for r in a.rank}, None),
+        "s2l_figure2_right": Ablation(
+            "extra tokens", "textual_inversion", {n: {"finetune.textual_inversion.extra": n} for n in a.extra}, None
+        ),
+        "s2l_sp_images": Ablation("SP images", "dreambooth", {n: {"sp.images": n} for n in a.images}, None),
+        "s2l_steps": Ablation("steps", "dreambooth", {n: {"finetune.dreambooth.steps": n} for n in a.steps}, None),
+    }
+    if a.scale:
+        found["s2l_model_scale"] = Ablation("base model", "dreambooth", {path.split("/")[-1]: other_base(path) for path in a.scale}, True)
+    return found
+
+
+def _aucs(scores: pd.DataFrame, p: Statistics) -> dict[str, Estimate]:
+    """iid AUC of one attack: the pre-trained model's and the fine-tuned one's, on one set of resamples."""
+    paired = Paired(collect(scores), NONMEMBER, p)
+    (tuned,) = set(paired.found) - {PRETRAINED}
+    return {method: paired.estimates(method, paired.domains(tuned), ("auc",))["auc"] for method in (PRETRAINED, tuned)}
+
+
+def ablation_table(scores: pd.DataFrame, column: str, p: Statistics) -> pd.DataFrame:
+    """Tidy iid AUC of every attack at each value of an ablation, with the change against the pre-trained model.
+
+    scores: of `Study.ablation`; column: what the varied parameter is called.
+    """
+    rows = []
+    for (attack, value), part in scores.groupby(["attack", "value"], sort=False):
+        estimates = _aucs(part, p)
+        for method, estimate in estimates.items():
+            row = {column: value, "method": method, "attack": attack, "protocol": "iid", "metric": "AUC"}
+            row |= estimate_row(estimate, None if method == PRETRAINED else estimates[PRETRAINED], p.level)
+            rows.append(row | {"trainable": part.loc[part["method"] == method, "trainable"].iloc[0]})
+    return pd.DataFrame(rows).assign(domains=scores["domain"].nunique(), seeds=1, paper=None)
+
+
+def trend_table(scores: pd.DataFrame, column: str, p: Statistics) -> pd.DataFrame:
+    """Per attack: how the change in AUC moves from the first value of an ablation to its last, along the least-squares line.
+
+    The values count as equally spaced; paired by domain and image.
+    """
+    rows = []
+    for attack, every in scores.groupby("attack", sort=False):
+        changes = []
+        for _, part in every.groupby("value", sort=False):
+            base, tuned = _aucs(part, p).values()
+            changes.append(tuned - base)
+        first, *_, last = every["value"].unique()
+        row = {"parameter": column, "from": first, "to": last, "attack": attack, "protocol": "iid", "metric": "trend of the AUC change"}
+        rows.append(row | estimate_row(linear_trend(changes), None, p.level))
+    return pd.DataFrame(rows).assign(domains=scores["domain"].nunique(), seeds=1)
+
+
+def trends(trend: pd.DataFrame, table: pd.DataFrame, rises: bool | None) -> str:
+    """What an ablation says, in Markdown sentences: which way the change in AUC moves, and whether the paper's trend holds.
+
+    rises: whether the paper's effect grows along the parameter; None: it depends on it, in a direction that is not public.
+    """
+    lines = []
+    for _, row in trend.iterrows():
+        part = table[(table["attack"] == row["attack"]) & table["delta"].notna()]
+        first, last = (_interval(end, "delta") for _, end in part.iloc[[0, -1]].iterrows())
+        where = f"{TITLES[row['attack']]}**, {row['parameter']} {row['from']} to {row['to']}"
+        lines.append(f"- **{where}: change in AUC {first} to {last}; trend {_interval(row, 'value')}: {_says(row, rises)}.")
+    return "\n".join(lines)
+
+
+def _interval(row: pd.Series, key: str) -> str:
+    low, high = ("low", "high") if key == "value" else (f"{key}_low", f"{key}_high")
+    return f"{row[key]:+.3f} [{row[low]:+.3f}, {row[high]:+.3f}]"
+
+
+def _says(row: pd.Series, rises: bool | None) -> str:
+    if row["low"] <= 0 <= row["high"]:
+        return "no trend beyond its interval; the paper's is not seen here"
+    moves = "rises" if row["low"] > 0 else "falls"
+    if rises is None:
+        return f"it {moves}: an effect of this parameter, as in the paper"
+    return f"it {moves}: the paper's trend {'holds' if (moves == 'rises') == rises else 'is reversed'} here"
