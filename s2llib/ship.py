@@ -39,7 +39,7 @@ On non-members, which no part of the model was trained on.
 
 {metrics}
 
-{log}
+How its settings and those of attacks and fine-tuning were found: {log}.
 """
 
 
@@ -71,7 +71,7 @@ def main() -> None:
     profile = sys.argv[1] if len(sys.argv) > 1 else "lab-full"
     shipped = base_folder(load_params(profile))
     study = Study.from_profile(profile, {"retrain_base": True})
-    log = (shipped / "calibration.md").read_text() if (shipped / "calibration.md").is_file() else ""
+    log = "[calibration.md](calibration.md)" if (shipped / "calibration.md").is_file() else "that of [the lab](../lab/calibration.md)"
     metrics = base_metrics(study)
     for part in ("vae", "unet", "text_encoder"):
         getattr(study.base, part).to(torch.float16).save_pretrained(shipped / part)
