@@ -362,8 +362,12 @@ class Study:
         """iid membership scores against the attacks' timesteps, before and after, on the sweep's domains; columns as `membership`."""
         p = self.params.attacks.sweep
         cells = list(self.cells([PRETRAINED, *p.methods], self.domains[: p.domains]))
-        settings = self.sweep_settings()
-        return pd.concat([self._scores(*cell, settings, iid=True) for cell in track(cells, "timestep sweep")], ignore_index=True)
+        precompute(self, "sweep_scores", cells)
+        return pd.concat([self.sweep_scores(*cell) for cell in track(cells, "timestep sweep")], ignore_index=True)
+
+    def sweep_scores(self, domain: Domain, method: str, seed: int = 0) -> pd.DataFrame:
+        """iid membership scores of one cell at every setting of the sweep; columns as `membership`."""
+        return self._scores(domain, method, seed, self.sweep_settings(), iid=True)
 
     def _scores(self, domain: Domain, method: str, seed: int, settings: dict[str, list[dict]], iid: bool = False) -> pd.DataFrame:
         inputs = self._model_inputs(domain, method, seed) | {
