@@ -248,7 +248,7 @@ class Study:
         return self.domains[: self.params.finetune.fewer_domains.get(method)]
 
     def finetune_all(self) -> pd.DataFrame:
-        """Every fine-tuned model of the grid: domain, method, seed, trainable parameters, seconds, loss (a list, per step)."""
+        """Every fine-tuned model of the grid: domain, method, seed, trainable parameters, seconds, threads, loss (a list, per step)."""
         rows = []
         cells = [cell for cell in self.cells() if cell[1] != PRETRAINED]
         precompute(self, "finetuned", cells)
@@ -256,7 +256,7 @@ class Study:
             folder = self.finetuned(domain, method, seed)
             report = json.loads((folder / "training.json").read_text())
             cell = {"domain": domain.name, "method": method, "seed": seed, "seconds": self.store.seconds(folder)}
-            rows.append(cell | {"trainable": report["trainable"], "loss": report["loss"]})
+            rows.append(cell | {"trainable": report["trainable"], "loss": report["loss"], "threads": report.get("threads")})
         return pd.DataFrame(rows)
 
     def model(self, domain: Domain, method: str, seed: int = 0):

@@ -13,7 +13,7 @@ from s2llib.metrics.roc import auc
 from s2llib.params import Statistics
 from s2llib.report import Report
 from s2llib.report.ablations import ablation_table, ablations, trend_table, trends
-from s2llib.report.finetuning import methods_table, printed_methods
+from s2llib.report.finetuning import _made_alike, methods_table, printed_methods
 from s2llib.report.membership import membership_table, printed_membership, sweep_table, verdicts
 from s2llib.report.placebo import placebo_table, placebo_verdicts, printed_placebo
 from s2llib.study import PRETRAINED
@@ -226,3 +226,9 @@ def test_every_method_has_its_line(study, table):
     assert not (shown.iloc[1:] == "").any().any()
     clip = tidy[tidy["metric"] == "CLIP-R precision"]
     assert clip["value"].between(0, 100).all()
+
+
+def test_seconds_are_compared_between_models_made_with_as_many_threads():
+    models = pd.DataFrame({"method": ["a", "a", "b", "b"], "threads": [None, 1, 2, 1], "seconds": [5.0, 9.0, 4.0, 8.0]})
+    assert _made_alike(models)["seconds"].tolist() == [9.0, 8.0]
+    assert _made_alike(models[models["threads"] != 1]).empty

@@ -85,7 +85,7 @@ def finetune(
 ) -> dict:  # fmt: skip
     """Train `pipeline` in place on `images`.
 
-    Returns {"loss": of every step, "trainable": number of parameters}.
+    Returns {"loss": of every step, "trainable": number of parameters, "threads": of the processor}.
 
     The loss is the noise-prediction error on each image with its prompt; with `prior` (images of the class with
     their prompts), recipe.prior_weight times the same error on a prior batch is added (DreamBooth's prior
@@ -117,7 +117,7 @@ def finetune(
     losses = train(parameters, loss, steps=recipe.steps, lr=each, warmup=recipe.warmup, seed=seed, what=what, checkpoint=checkpoint)
     for p in parameters:
         p.requires_grad_(False)
-    return {"loss": losses, "trainable": sum(p.numel() for p in parameters)}
+    return {"loss": losses, "trainable": sum(p.numel() for p in parameters), "threads": torch.get_num_threads()}
 
 
 def _denoising_loss(denoiser: Denoiser, latents: _Latents, prompts: _Prompts, batch: int, draw: torch.Generator) -> Tensor:

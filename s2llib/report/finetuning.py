@@ -65,13 +65,15 @@ def clip_hits(study: Study, methods: list[str]) -> dict[str, list[np.ndarray]]:
 def methods_table(study: Study, models: pd.DataFrame, membership: pd.DataFrame) -> pd.DataFrame:
     """Tidy: each method's trainable parameters, seconds a model, CLIP-R precision (%) and iid change in AUC of every attack.
 
-    seconds: to load, train and save a model; the median. They differ from run to run, alone of all values.
+    seconds: to load, train and save a model; the median of those made with as many threads as some of every method's. They
+    differ from run to run, alone of all values.
     """
     p, methods = study.params.statistics, [PRETRAINED, *study.params.finetune.methods]
-    rows = []
+    rows, alike = [], _made_alike(models)
     for method, part in models.groupby("method", sort=False):
         rows.append({"method": method, "metric": "trainable parameters", "value": part["trainable"].iloc[0]})
-        rows.append({"method": method, "metric": "seconds", "value": round(part["seconds"].median(), 1)})
+        seconds = alike.loc[alike["method"] == method, "seconds"]
+        rows.append({"method": method, "metric": "seconds", "value": round(seconds.median(), 1) if len(seconds) else None})
     if (study.base_folder / "clip").is_dir():
         hits = clip_hits(study, methods)
         for method, found in hits.items():
@@ -89,6 +91,12 @@ def methods_table(study: Study, models: pd.DataFrame, membership: pd.DataFrame) 
     return pd.DataFrame(rows).reindex(columns=columns).assign(domains=domains)
 
 
+def _made_alike(models: pd.DataFrame) -> pd.DataFrame:
+    """The models made with one number of threads: the smallest that all methods share; none if there is no such."""
+    shared = set.intersection(*(set(part["threads"].dropna()) for _, part in models.groupby("method")))
+    return models[models["threads"] == min(shared)] if shared else models[:0]
+
+
 def printed_methods(table: pd.DataFrame) -> pd.DataFrame:
     """`methods_table` as one line a method: value [95 % interval]."""
 
@@ -96,7 +104,7 @@ def printed_methods(table: pd.DataFrame) -> pd.DataFrame:
         if row["metric"] == "trainable parameters":
             return f"{row['value']:,.0f}"
         if row["metric"] == "seconds":
-            return f"{row['value']:.1f}"
+            return "" if pd.isna(row["value"]) else f"{row['value']:.1f}"
         form = "{:.1f} [{:.1f}, {:.1f}]" if row["metric"] == "CLIP-R precision" else "{:+.3f} [{:+.3f}, {:+.3f}]"
         return form.format(row["value"], row["low"], row["high"])
 
