@@ -39,12 +39,14 @@ On non-members, which no part of the model was trained on.
 
 {metrics}
 
-How its settings and those of attacks and fine-tuning were found: {log}.
+{log}
 """
+OWN_LOG = "How its settings and those of attacks and fine-tuning were found: [calibration.md](calibration.md)."
+OTHER_LOG = "Its settings are those of [the lab](../lab/README.md), but for the width of the UNet."
 
 
 def card(study: Study, metrics: dict[str, float], log: str) -> str:
-    """The model card: data, seeds, steps, metrics, and the log of the search that chose them."""
+    """The model card: data, seeds, steps, metrics, and where its settings come from."""
     p, source = study.params, provenance(study.params)
     training = json.loads((study.base_folder / "training.json").read_text())
     stages = [
@@ -71,7 +73,7 @@ def main() -> None:
     profile = sys.argv[1] if len(sys.argv) > 1 else "lab-full"
     shipped = base_folder(load_params(profile))
     study = Study.from_profile(profile, {"retrain_base": True})
-    log = "[calibration.md](calibration.md)" if (shipped / "calibration.md").is_file() else "that of [the lab](../lab/calibration.md)"
+    log = OWN_LOG if (shipped / "calibration.md").is_file() else OTHER_LOG
     metrics = base_metrics(study)
     for part in ("vae", "unet", "text_encoder"):
         getattr(study.base, part).to(torch.float16).save_pretrained(shipped / part)

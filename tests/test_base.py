@@ -1,18 +1,22 @@
-"""The shipped base model: what the repository promises of it."""
+"""The shipped base models: what the repository promises of them."""
 
 import json
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors import safe_open
 
 from s2llib import Study
 from s2llib.models import mini
 from s2llib.report.base import base_metrics
+from s2llib.store import folder_digest
 
-SHIPPED = Path(__file__).resolve().parent.parent / "models" / "lab"
+MODELS = Path(__file__).resolve().parent.parent / "models"
+SHIPPED = MODELS / "lab"
+NAMES = ("lab-small", "lab", "lab-large")
+EVERY = pytest.mark.parametrize("folder", [MODELS / name for name in NAMES], ids=NAMES)
 
 
 @pytest.fixture(scope="module")
@@ -20,17 +24,35 @@ def lab(tmp_path_factory):
     return Study.from_profile("lab", {"world.domains": 4}, root=tmp_path_factory.mktemp("lab"))
 
 
-def test_it_is_small_half_precision_and_carries_its_card():
-    files = [path for path in SHIPPED.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 25e6
-    for path in SHIPPED.rglob("*.safetensors"):
+def size(folder):
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_they_are_small():
+    assert size(SHIPPED) < 25e6
+    assert size(MODELS / "lab-small") + size(MODELS / "lab-large") < 60e6
+
+
+@EVERY
+def test_it_is_in_half_precision_and_carries_its_card(folder):
+    for path in folder.rglob("*.safetensors"):
         with safe_open(path, "pt") as weights:
             assert {weights.get_slice(name).get_dtype() for name in weights.keys()} <= {"F16", "I64"}  # noqa: SIM118
-    assert "## Metrics" in (SHIPPED / "README.md").read_text()
+    assert "## Metrics" in (folder / "README.md").read_text()
 
 
-def test_plain_diffusers_draws_with_it():
-    pipeline = StableDiffusionPipeline.from_pretrained(SHIPPED, safety_checker=None)
+def test_they_differ_in_the_unet_alone():
+    same = [part for part in ("vae", "text_encoder", "clip", "tokenizer", "scheduler") if (SHIPPED / part).is_dir()]
+    for folder in (MODELS / "lab-small", MODELS / "lab-large"):
+        assert [folder_digest(folder / part) for part in same] == [folder_digest(SHIPPED / part) for part in same]
+    sizes = [sum(p.numel() for p in UNet2DConditionModel.from_pretrained(MODELS / name / "unet").parameters()) for name in NAMES]
+    assert sizes == sorted(sizes)
+    assert sizes[-1] > 3 * sizes[0]
+
+
+@EVERY
+def test_plain_diffusers_draws_with_it(folder):
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline("a photo of ada abeck", num_inference_steps=2).images[0].size == (64, 64)
 
@@ -41,8 +63,9 @@ def test_unseen_photographs_survive_the_autoencoder_and_clip_knows_the_people(la
     assert found["CLIP-R precision of non-members, 40 candidates (%)"] > 50
 
 
-def test_its_losses_fell_to_the_end():
-    for stage, report in json.loads((SHIPPED / "training.json").read_text()).items():
+@EVERY
+def test_its_losses_fell_to_the_end(folder):
+    for stage, report in json.loads((folder / "training.json").read_text()).items():
         lowest = report["loss"][0]
         for loss in report["loss"]:
             assert loss < 1.4 * lowest, stage
