@@ -10,7 +10,7 @@ from s2llib.finetune.methods import METHODS
 from s2llib.finetune.recipe import learning_rates
 from s2llib.metrics.bootstrap import HierarchicalBootstrap
 from s2llib.metrics.clip import retrieved
-from s2llib.report.membership import estimate_row, method_title
+from s2llib.report.membership import estimate_row, level, level_and_change, method_title
 from s2llib.scale import precompute
 from s2llib.study import PRETRAINED, Study
 
@@ -98,18 +98,20 @@ def _made_alike(models: pd.DataFrame) -> pd.DataFrame:
 
 
 def printed_methods(table: pd.DataFrame) -> pd.DataFrame:
-    """`methods_table` as one line a method: value [95 % interval]."""
+    """`methods_table` as one line a method: value [95 % interval], beside CLIP-R (change against the pre-trained model [interval])."""
 
     def cell(row: pd.Series) -> str:
         if row["metric"] == "trainable parameters":
             return f"{row['value']:,.0f}"
         if row["metric"] == "seconds":
             return "" if pd.isna(row["value"]) else f"{row['value']:.1f}"
-        form = "{:.1f} [{:.1f}, {:.1f}]" if row["metric"] == "CLIP-R precision" else "{:+.3f} [{:+.3f}, {:+.3f}]"
-        return form.format(row["value"], row["low"], row["high"])
+        return level_and_change(row, ".1f") if row["metric"] == "CLIP-R precision" else level(row, "+.3f")
 
     names = {"CLIP-R precision": "CLIP-R (%)"}
-    heads = [f"{TITLES[a]}, AUC" if m == "AUC change" else names.get(m, m) for m, a in zip(table["metric"], table["attack"], strict=True)]
+    heads = [
+        f"{TITLES[a]}, change in AUC" if m == "AUC change" else names.get(m, m)
+        for m, a in zip(table["metric"], table["attack"], strict=True)
+    ]
     shown = pd.DataFrame({"method": table["method"].map(method_title), "column": heads, "cell": table.apply(cell, axis=1)})
     methods = sorted(dict.fromkeys(shown["method"]), key=method_title(PRETRAINED).__ne__)
     wide = shown.pivot(index="method", columns="column", values="cell").fillna("")

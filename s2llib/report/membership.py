@@ -19,8 +19,12 @@ __all__ = [
     "change",
     "collect",
     "estimate_row",
+    "level",
+    "level_and_change",
     "membership_table",
     "method_title",
+    "moved",
+    "on_domains",
     "printed_membership",
     "protocols",
     "sweep_table",
@@ -175,25 +179,30 @@ def sweep_table(scores: pd.DataFrame, p: Statistics) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(domains=scores["domain"].nunique())
 
 
-def _level(row: pd.Series) -> str:
-    return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+def level(row: pd.Series, form: str = ".3f") -> str:
+    """A value with its interval."""
+    return f"{row['value']:{form}} [{row['low']:{form}}, {row['high']:{form}}]"
 
 
-def change(row: pd.Series) -> str:
+def change(row: pd.Series, form: str = "+.3f") -> str:
     """The change against the pre-trained model with its interval."""
-    return f"{row['delta']:+.3f} [{row['delta_low']:+.3f}, {row['delta_high']:+.3f}]"
+    return f"{row['delta']:{form}} [{row['delta_low']:{form}}, {row['delta_high']:{form}}]"
+
+
+def level_and_change(row: pd.Series, form: str = ".3f") -> str:
+    """Both, the change in brackets where there is one."""
+    return level(row, form) + (f" ({change(row, f'+{form}')})" if pd.notna(row.get("delta")) else "")
 
 
 def _shown(row: pd.Series) -> str:
-    text = _level(row)
-    if pd.notna(row.get("delta")):
-        text += f" ({change(row)})"
+    text = level_and_change(row)
     if pd.notna(row.get("mixsyn_table1")):
         text += f"; paper {row['mixsyn_table1']:.3f}"
     return text
 
 
-def _on(method: str, domains: int, most: int) -> str:
+def on_domains(method: str, domains: int, most: int) -> str:
+    """A method's title, with its number of domains where others have more."""
     return method_title(method) + (f" ({domains} domains)" if domains < most else "")
 
 
@@ -207,7 +216,7 @@ def printed_membership(table: pd.DataFrame) -> pd.DataFrame:
         {
             "protocol": rows["protocol"],
             "metric": rows["metric"],
-            "method": [_on(method, n, rows["domains"].max()) for method, n in zip(rows["method"], rows["domains"], strict=True)],
+            "method": [on_domains(method, n, rows["domains"].max()) for method, n in zip(rows["method"], rows["domains"], strict=True)],
             "attack": rows["attack"].map(lambda a: TITLES.get(a, a)),
             "cell": rows.apply(_shown, axis=1),
         }
@@ -219,7 +228,7 @@ def printed_membership(table: pd.DataFrame) -> pd.DataFrame:
     return wide
 
 
-def _moved(row: pd.Series) -> str:
+def moved(row: pd.Series) -> str:
     """Rises or falls, and what that means: leakage is distance from 0.5, on either side."""
     if row["delta_low"] <= 0 <= row["delta_high"]:
         return "does not move beyond its interval"
@@ -251,10 +260,10 @@ def verdicts(table: pd.DataFrame) -> str:
                 reads = (
                     "" if row["low"] <= 0.5 <= row["high"] else "; attacks under this protocol may be reading the style, not the membership"
                 )
-                lines.append(f"- **No model, {protocol}**: blind AUC {_level(row)}{reads}.")
+                lines.append(f"- **No model, {protocol}**: blind AUC {level(row)}{reads}.")
                 continue
             base, tuned = part[part["method"] == PRETRAINED].iloc[0], part[part["method"] != PRETRAINED]
-            found = [f"{method_title(row['method'])} {_moved(row)} ({change(row)})" for _, row in tuned.iterrows()]
+            found = [f"{method_title(row['method'])} {moved(row)} ({change(row)})" for _, row in tuned.iterrows()]
             below = ", below 0.5: leakage with the other sign" if base["high"] < 0.5 else ""
-            lines.append(f"- **{TITLES[attack]}, {protocol}**: base {_level(base)}{below}; {'; '.join(found)}.")
+            lines.append(f"- **{TITLES[attack]}, {protocol}**: base {level(base)}{below}; {'; '.join(found)}.")
     return "\n".join([*_summary(auc), *lines])
