@@ -1,6 +1,7 @@
 """What an ablation says: the change in AUC along one parameter, and whether it has a trend."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import pandas as pd
 
@@ -16,12 +17,15 @@ __all__ = ["Ablation", "ablation_table", "ablations", "trend_table", "trends"]
 
 @dataclass(frozen=True)
 class Ablation:
-    """One parameter's values, each with what it overrides; rises: whether the paper's effect grows along it (None: not public)."""
+    """One parameter's values, each with what it overrides.
+
+    claim: what the paper says of the effect: it `rises` along the parameter, `depends` on it (which way is not public), None: nothing.
+    """
 
     label: str
     method: str
     values: dict[object, dict]
-    rises: bool | None
+    claim: Literal["rises", "depends"] | None
 
 
 def ablations(p: Params) -> dict[str, Ablation]:
@@ -31,15 +35,17 @@ def ablations(p: Params) -> dict[str, Ablation]:
     recipe = p.finetune.dreambooth_lora
     lora = lambda r: {"finetune.dreambooth_lora.rank": r, "finetune.dreambooth_lora.alpha": max(1, round(recipe.alpha / recipe.rank * r))}  # noqa: E731
     found = {
-        "s2l_figure2_left": Ablation("rank", "dreambooth_lora", {r: lora(r) for r in a.rank}, None),
+        "s2l_figure2_left": Ablation("rank", "dreambooth_lora", {r: lora(r) for r in a.rank}, "depends"),
         "s2l_figure2_right": Ablation(
-            "extra tokens", "textual_inversion", {n: {"finetune.textual_inversion.extra": n} for n in a.extra}, None
+            "extra tokens", "textual_inversion", {n: {"finetune.textual_inversion.extra": n} for n in a.extra}, "depends"
         ),
         "s2l_sp_images": Ablation("SP images", "dreambooth", {n: {"sp.images": n} for n in a.images}, None),
         "s2l_steps": Ablation("steps", "dreambooth", {n: {"finetune.dreambooth.steps": n} for n in a.steps}, None),
     }
     if a.scale:
-        found["s2l_model_scale"] = Ablation("base model", "dreambooth", {path.split("/")[-1]: other_base(path) for path in a.scale}, True)
+        found["s2l_model_scale"] = Ablation(
+            "base model", "dreambooth", {path.split("/")[-1]: other_base(path) for path in a.scale}, "rises"
+        )
     return found
 
 
@@ -82,17 +88,17 @@ def trend_table(scores: pd.DataFrame, column: str, p: Statistics) -> pd.DataFram
     return pd.DataFrame(rows).assign(domains=scores["domain"].nunique(), seeds=1)
 
 
-def trends(trend: pd.DataFrame, table: pd.DataFrame, rises: bool | None) -> str:
+def trends(trend: pd.DataFrame, table: pd.DataFrame, claim: str | None) -> str:
     """What an ablation says, in Markdown sentences: which way the change in AUC moves, and whether the paper's trend holds.
 
-    rises: whether the paper's effect grows along the parameter; None: it depends on it, in a direction that is not public.
+    claim: of the paper, as in `Ablation`.
     """
     lines = []
     for _, row in trend.iterrows():
         part = table[(table["attack"] == row["attack"]) & table["delta"].notna()]
         first, last = (_interval(end, "delta") for _, end in part.iloc[[0, -1]].iterrows())
         where = f"{TITLES[row['attack']]}**, {row['parameter']} {row['from']} to {row['to']}"
-        lines.append(f"- **{where}: change in AUC {first} to {last}; trend {_interval(row, 'value')}: {_says(row, rises)}.")
+        lines.append(f"- **{where}: change in AUC {first} to {last}; trend {_interval(row, 'value')}: {_says(row, claim)}.")
     return "\n".join(lines)
 
 
@@ -101,10 +107,13 @@ def _interval(row: pd.Series, key: str) -> str:
     return f"{row[key]:+.3f} [{row[low]:+.3f}, {row[high]:+.3f}]"
 
 
-def _says(row: pd.Series, rises: bool | None) -> str:
+def _says(row: pd.Series, claim: str | None) -> str:
     if row["low"] <= 0 <= row["high"]:
-        return "no trend beyond its interval; the paper's is not seen here"
+        return "no trend beyond its interval" + ("; the paper's is not seen here" if claim else "")
     moves = "rises" if row["low"] > 0 else "falls"
-    if rises is None:
-        return f"it {moves}: an effect of this parameter, as in the paper"
-    return f"it {moves}: the paper's trend {'holds' if (moves == 'rises') == rises else 'is reversed'} here"
+    verdicts = {
+        None: "",
+        "depends": ": an effect of this parameter, as in the paper",
+        "rises": f": the paper's trend {'holds' if moves == 'rises' else 'is reversed'} here",
+    }
+    return f"it {moves}" + verdicts[claim]

@@ -54,12 +54,12 @@ def contact_sheet(rows: dict[str, Tensor], columns: int = 8, edge: float = 0.75)
 def curves(losses: dict[str, list[float]], smooth: int = 10, label: str = "training loss") -> Figure:
     """Loss against step, a line per entry, each smoothed by a running mean."""
     figure, axis = plt.subplots(figsize=(5.5, 2.8))
+    palette = _palette(list(losses))
     for name, values in losses.items():
         series = pd.Series(values).rolling(max(1, min(smooth, len(values) // 4)), min_periods=1).mean()
-        axis.plot(np.arange(1, len(series) + 1), series, label=name, lw=1.3)
+        axis.plot(np.arange(1, len(series) + 1), series, label=name, color=palette[name], lw=1.3)
     axis.set(xlabel="step", ylabel=label)
-    axis.legend(frameon=False)
-    plt.close(figure)
+    _finish(figure, axis)
     return figure
 
 
