@@ -58,8 +58,13 @@ class Study:
         from s2llib.models.pipeline import base_folder, check_folder, pick_device
 
         p = self.params
-        for name in [*p.finetune.methods, *p.finetune.fewer_domains, *p.attacks.sweep.methods]:
-            method(name)
+        for key, names in (
+            ("finetune.methods", p.finetune.methods),
+            ("finetune.fewer_domains", p.finetune.fewer_domains),
+            ("attacks.sweep.methods", p.attacks.sweep.methods),
+        ):
+            for name in names:
+                method(name, key)
         if p.trains_base and p.world.kind == "folder":
             raise ParamsError(f"params/{p.profile}.yaml: a folder world needs a base model; set base.path or base.hub.")
         if not p.trains_base:
@@ -92,15 +97,13 @@ class Study:
         from s2llib.models.base import base_tokenizer
 
         p = self.params
-        used = [name for name in p.finetune.methods if "tokens" in METHODS[name].trains]
-        if not used:
-            return
+        used = {"textual_inversion"} | {name for name in p.finetune.methods if "tokens" in METHODS[name].trains}  # the ablation always
         if p.world.instance not in p.world.condition:
             raise ParamsError(
-                f"world.condition ('{p.world.condition}') must hold world.instance ('{p.world.instance}'): {used[0]} learns a token in its"
-                " place; change one of them, or leave it out of finetune.methods."
+                f"world.condition ('{p.world.condition}') must hold world.instance ('{p.world.instance}'): Textual Inversion learns a token"
+                " in its place; change one of them."
             )
-        extras = {f"finetune.{name}.extra": [self.recipe(name).extra] for name in used} | {"ablations.extra": p.ablations.extra}
+        extras = {f"finetune.{name}.extra": [self.recipe(name).extra] for name in sorted(used)} | {"ablations.extra": p.ablations.extra}
         tokenizer = base_tokenizer(p)
         for key, values in extras.items():
             for extra in {min(values), max(values)}:
@@ -338,9 +341,8 @@ class Study:
         values: {value: what it overrides}, such as {4: {"finetune.lora.rank": 4}}.
         """
         parts = []
-        variants = {
-            value: self.variant(overrides | {"finetune.seeds": self.params.finetune.seeds[:1]}) for value, overrides in values.items()
-        }
+        alike = {"finetune.seeds": self.params.finetune.seeds[:1], f"finetune.fewer_domains.{method}": len(self.domains)}
+        variants = {value: self.variant(overrides | alike) for value, overrides in values.items()}
         for value, variant in track(variants.items(), "ablation", len(variants)):
             cells = list(variant.cells([PRETRAINED, method], variant.ablation_domains))
             precompute(variant, "iid_scores", cells)

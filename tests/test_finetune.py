@@ -10,6 +10,7 @@ import s2llib.finetune.recipe as recipe_module
 from s2llib.data.domain import Domain, Photos
 from s2llib.finetune.hypernetwork import add_hypernetwork, load_hypernetwork
 from s2llib.finetune.methods import METHODS
+from s2llib.finetune.parts import adapter
 from s2llib.finetune.recipe import finetune, load_finetuned, prompt_of, save_finetuned
 from s2llib.finetune.textual_inversion import add_tokens, check_tokens, pop_tokens
 from s2llib.generate import draw_prompts, sample
@@ -115,6 +116,26 @@ def test_only_the_declared_parameters_change(name, pipeline_folder, images):
     tuned, report = trained_with(name, pipeline_folder, images)
     assert {part for part, found in hashes(tuned).items() if found != before[part]} == CHANGES[name]
     assert report["trainable"] > 0
+
+
+ADDS = {  # part of a method: module and mark of the tensors that it adds
+    "unet_lora": ("unet.", "lora_"),
+    "text_encoder_lora": ("text_encoder.", "lora_"),
+    "tokens": ("text_encoder.", "token_embedding.rows"),
+    "hypernetwork": ("unet.", "hypernetwork"),
+}
+
+
+@pytest.mark.parametrize("name", [name for name, how in METHODS.items() if set(how.trains) & set(ADDS)])
+def test_every_added_tensor_trains(name, pipeline_folder, images):
+    """Against the same start at rates too small to move anything."""
+    still = {key: 1e-12 for key in RECIPES[name].model_dump() if key.endswith("lr")}
+    tuned, start = (trainables(trained_with(name, pipeline_folder, images, **rates)[0]) for rates in ({}, still))
+    for part in set(METHODS[name].trains) & set(ADDS):
+        module, mark = ADDS[part]
+        added = [key for key in tuned if key.startswith(module) and mark in key]
+        assert added
+        assert [key for key in added if torch.allclose(tuned[key], start[key], rtol=0, atol=1e-7)] == []
 
 
 @pytest.mark.parametrize("name", list(METHODS))
@@ -243,6 +264,15 @@ def test_a_lora_has_exactly_the_expected_parameter_count(name, rank, pipeline, i
     expected = sum(r * (layer.in_features + layer.out_features) for r, layer in zip(ranks, layers, strict=True))
     report = finetune(pipeline, METHODS[name], LoRA(steps=1, batch=2, rank=rank), images, ADA, 0, "test")
     assert report["trainable"] == expected > 0
+
+
+def test_a_capped_layer_keeps_the_scale_of_its_adapter(pipeline):
+    width = min(layer.in_features for name, layer in pipeline.unet.named_modules() if name.endswith("to_q"))
+    config = adapter(pipeline.unet, "unet", LoRA(rank=2 * width, alpha=6 * width))
+    assert config.rank_pattern
+    pipeline.unet.add_adapter(config)
+    scales = [layer.scaling["default"] for name, layer in pipeline.unet.named_modules() if name.endswith(("to_q", "to_v"))]
+    assert scales == [3.0] * len(scales)
 
 
 def test_each_part_trains_at_its_own_rate(pipeline_folder, images):

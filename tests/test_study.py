@@ -181,7 +181,7 @@ def test_a_method_on_fewer_domains_is_compared_with_the_base_on_those():
     assert row["value"] == pytest.approx(tuned)
     assert row["delta"] == pytest.approx(tuned - each(PRETRAINED, 0))
     assert (row["domains"], row["seeds"]) == (1, "2")
-    assert "DreamBooth (1 domains)" in printed_membership(table).reset_index()["method"].tolist()
+    assert "DreamBooth (1 domain: no interval over people)" in printed_membership(table).reset_index()["method"].tolist()
 
 
 def test_seeds_on_some_domains_only_are_said_to_be():
@@ -195,7 +195,7 @@ def test_seeds_on_some_domains_only_are_said_to_be():
     [
         (0.8, "it rises", ": the paper's trend holds here", ": an effect of this parameter, as in the paper"),
         (-0.8, "it falls", ": the paper's trend is reversed here", ": an effect of this parameter, as in the paper"),
-        (0.0, "no trend beyond its interval", *["; the paper's is not seen here"] * 2),
+        (0.0, "no linear trend beyond its interval", *["; the paper's is not seen here"] * 2),
     ],
 )
 def test_an_ablation_says_which_way_the_change_moves(slope, says, if_claimed_to_rise, if_claimed_to_matter):
@@ -211,6 +211,27 @@ def test_an_ablation_says_which_way_the_change_moves(slope, says, if_claimed_to_
     assert trend["value"].item() == pytest.approx(changes[-1] - changes[0])  # of three equally spaced points, the line's ends
     for claim, more in ((None, ""), ("rises", if_claimed_to_rise), ("depends", if_claimed_to_matter)):
         assert trends(trend, table, claim).endswith(f": {says}{more}.")
+
+
+def test_where_the_base_differs_the_level_has_a_trend_of_its_own_and_the_claim():
+    parts = []
+    for i, value in enumerate(("small", "large")):
+        cells = [(d, m, 0) for d in "abcdefgh" for m in (PRETRAINED, "lora")]
+        parts.append(fake_scores(cells, {PRETRAINED: 1.5 * i, "lora": 1.5 * i}.get).assign(value=value, trainable=1))
+    scores, p = pd.concat(parts), Statistics(bootstrap=400)
+    table, trend = ablation_table(scores, "base model", p), trend_table(scores, "base model", p)
+    assert trend["metric"].tolist() == ["trend of the AUC change", "trend of the AUC after fine-tuning"]
+    first, last = table.loc[table["method"] == "lora", "value"]
+    assert trend["value"].iloc[1] == pytest.approx(last - first)
+    of_change, of_level = trends(trend, table, "rises").splitlines()
+    assert of_change.endswith(": no linear trend beyond its interval.")
+    assert of_level.endswith(": it rises: the paper's trend holds here.")
+
+
+def test_an_ablation_counts_the_domains_that_its_method_ran_on(study):
+    few = study.variant({"world.domains": 2, "ablations.domains": 2, "finetune.fewer_domains": {"dreambooth_lora": 1}})
+    scores = few.ablation({4: {"finetune.dreambooth_lora.rank": 4}}, "dreambooth_lora")
+    assert scores.groupby("method")["domain"].nunique().tolist() == [2, 2]
 
 
 def test_an_ablation_shares_what_does_not_depend_on_its_parameter(study):

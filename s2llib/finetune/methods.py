@@ -28,8 +28,8 @@ METHODS = {
 }
 
 
-def method(name: str) -> Method:
-    """The method called `name`; raises ParamsError that lists the known ones."""
+def method(name: str, key: str = "finetune.methods") -> Method:
+    """The method called `name` by the parameter `key`; raises ParamsError that lists the known ones."""
     if name not in METHODS:
-        raise ParamsError(f"finetune.methods: unknown method '{name}'; known: {', '.join(METHODS)}.")
+        raise ParamsError(f"{key}: unknown method '{name}'; known: {', '.join(METHODS)}.")
     return METHODS[name]

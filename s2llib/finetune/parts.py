@@ -16,7 +16,7 @@ ATTENTION = {"unet": ["to_q", "to_v"], "text_encoder": ["q_proj", "v_proj"]}
 def adapter(module, part: str, recipe: LoRA):
     """Low-rank adapters on the attention queries and values of the UNet or the text encoder.
 
-    The rank is capped at each layer's width: more would add nothing to that layer.
+    The rank is capped at each layer's width: more would add nothing to that layer. alpha / rank is the same in every layer.
     """
     from peft import LoraConfig
 
@@ -24,8 +24,9 @@ def adapter(module, part: str, recipe: LoRA):
     widths = {name: min(layer.in_features, layer.out_features) for name, layer in layers.items()}
     capped = {name: width for name, width in widths.items() if width < recipe.rank}
     return LoraConfig(
-        r=recipe.rank, lora_alpha=recipe.alpha, target_modules=ATTENTION[part], rank_pattern=capped, init_lora_weights="gaussian"
-    )
+        r=recipe.rank, lora_alpha=recipe.alpha, target_modules=ATTENTION[part], rank_pattern=capped,
+        alpha_pattern={name: recipe.alpha / recipe.rank * rank for name, rank in capped.items()}, init_lora_weights="gaussian",
+    )  # fmt: skip
 
 
 def _all(module) -> list[Tensor]:

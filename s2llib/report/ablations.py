@@ -9,17 +9,19 @@ from s2llib.attacks import TITLES
 from s2llib.data.domain import NONMEMBER
 from s2llib.metrics.bootstrap import Estimate, linear_trend
 from s2llib.params import Params, Statistics
-from s2llib.report.membership import Paired, collect, estimate_row
+from s2llib.report.membership import Paired, change, collect, estimate_row, level
 from s2llib.study import PRETRAINED, other_base
 
 __all__ = ["Ablation", "ablation_table", "ablations", "trend_table", "trends"]
+
+CHANGE, LEVEL = "trend of the AUC change", "trend of the AUC after fine-tuning"
 
 
 @dataclass(frozen=True)
 class Ablation:
     """One parameter's values, each with what it overrides.
 
-    claim: what the paper says of the effect: it `rises` along the parameter, `depends` on it (which way is not public), None: nothing.
+    claim: what the paper says: leakage `rises` along the parameter, the effect `depends` on it (which way is not public), None: nothing.
     """
 
     label: str
@@ -74,42 +76,41 @@ def ablation_table(scores: pd.DataFrame, column: str, p: Statistics) -> pd.DataF
 def trend_table(scores: pd.DataFrame, column: str, p: Statistics) -> pd.DataFrame:
     """Per attack: how the change in AUC moves from the first value of an ablation to its last, along the least-squares line.
 
-    The values count as equally spaced; paired by domain and image.
+    Where the base model itself differs from value to value, so does the AUC after fine-tuning: a second row. The values count as
+    equally spaced; paired by domain and image.
     """
     rows = []
     for attack, every in scores.groupby("attack", sort=False):
-        changes = []
-        for _, part in every.groupby("value", sort=False):
-            base, tuned = _aucs(part, p).values()
-            changes.append(tuned - base)
+        pairs = [tuple(_aucs(part, p).values()) for _, part in every.groupby("value", sort=False)]
+        moving = {CHANGE: [tuned - base for base, tuned in pairs]}
+        if len({base.value for base, _ in pairs}) > 1:
+            moving[LEVEL] = [tuned for _, tuned in pairs]
         first, *_, last = every["value"].unique()
-        row = {"parameter": column, "from": first, "to": last, "attack": attack, "protocol": "iid", "metric": "trend of the AUC change"}
-        rows.append(row | estimate_row(linear_trend(changes), None, p.level))
+        for metric, estimates in moving.items():
+            row = {"parameter": column, "from": first, "to": last, "attack": attack, "protocol": "iid", "metric": metric}
+            rows.append(row | estimate_row(linear_trend(estimates), None, p.level))
     return pd.DataFrame(rows).assign(domains=scores["domain"].nunique(), seeds=1)
 
 
 def trends(trend: pd.DataFrame, table: pd.DataFrame, claim: str | None) -> str:
-    """What an ablation says, in Markdown sentences: which way the change in AUC moves, and whether the paper's trend holds.
+    """What an ablation says, in Markdown sentences: which way AUC moves along it, and whether the paper's trend holds.
 
-    claim: of the paper, as in `Ablation`.
+    claim: of the paper, as in `Ablation`; it is about the AUC after fine-tuning where the base model differs, else about the change.
     """
-    lines = []
+    lines, claimed = [], LEVEL if (trend["metric"] == LEVEL).any() else CHANGE
     for _, row in trend.iterrows():
         part = table[(table["attack"] == row["attack"]) & table["delta"].notna()]
-        first, last = (_interval(end, "delta") for _, end in part.iloc[[0, -1]].iterrows())
+        what, ends = ("AUC after fine-tuning", level) if row["metric"] == LEVEL else ("change in AUC", change)
+        first, last = (ends(end) for _, end in part.iloc[[0, -1]].iterrows())
         where = f"{TITLES[row['attack']]}**, {row['parameter']} {row['from']} to {row['to']}"
-        lines.append(f"- **{where}: change in AUC {first} to {last}; trend {_interval(row, 'value')}: {_says(row, claim)}.")
+        says = _says(row, claim if row["metric"] == claimed else None)
+        lines.append(f"- **{where}: {what} {first} to {last}; trend {level(row, '+.3f')}: {says}.")
     return "\n".join(lines)
-
-
-def _interval(row: pd.Series, key: str) -> str:
-    low, high = ("low", "high") if key == "value" else (f"{key}_low", f"{key}_high")
-    return f"{row[key]:+.3f} [{row[low]:+.3f}, {row[high]:+.3f}]"
 
 
 def _says(row: pd.Series, claim: str | None) -> str:
     if row["low"] <= 0 <= row["high"]:
-        return "no trend beyond its interval" + ("; the paper's is not seen here" if claim else "")
+        return "no linear trend beyond its interval" + ("; the paper's is not seen here" if claim else "")
     moves = "rises" if row["low"] > 0 else "falls"
     verdicts = {
         None: "",

@@ -203,7 +203,8 @@ def _shown(row: pd.Series) -> str:
 
 def on_domains(method: str, domains: int, most: int) -> str:
     """A method's title, with its number of domains where others have more."""
-    return method_title(method) + (f" ({domains} domains)" if domains < most else "")
+    few = "1 domain: no interval over people" if domains == 1 else f"{domains} domains"
+    return method_title(method) + (f" ({few})" if domains < most else "")
 
 
 def printed_membership(table: pd.DataFrame) -> pd.DataFrame:
@@ -245,7 +246,7 @@ def _summary(auc: pd.DataFrame) -> list[str]:
         up, down = (list(names[side]) for side in (part["delta_low"] > 0, part["delta_high"] < 0))
         counts = f"of {len(part)} method and attack pairs {len(up)} rise and {len(down)} fall beyond their intervals"
         lines.append(f"- **{protocol}**: {counts}." + (f" They rise for {', '.join(up)}." if up else ""))
-    return [*lines, "", "By chance one in twenty would. Each in turn:", ""]
+    return [*lines, "", "By chance one in forty would rise, and one in forty fall. Each in turn:", ""]
 
 
 def verdicts(table: pd.DataFrame) -> str:
