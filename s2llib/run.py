@@ -73,14 +73,12 @@ def code_versions() -> dict[str, int]:
 
 
 def notebook_key(path: Path, study) -> str:
-    """What a notebook's results depend on: its cells, the parameters, the base model and the stages' code versions."""
+    """What a notebook's results depend on: its cells, the parameters, the base models and the stages' code versions."""
     from s2llib.store import digest
-    from s2llib.study import other_base
 
     cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(path.read_text())["cells"]]
     digests = [domain.digest for domain in study.domains] if study.params.world.kind == "folder" else []
-    bases = [study.base_key, *(study.variant(other_base(path)).base_key for path in study.params.ablations.scale)]
-    return digest([cells, study.params.model_dump(mode="json"), bases, digests, code_versions()])
+    return digest([cells, study.params.model_dump(mode="json"), study.base_keys, digests, code_versions()])
 
 
 class Status:

@@ -20,7 +20,7 @@ from s2llib.study import Study
 CARD = """# A base model of the lab (`{profile}`)
 
 A `StableDiffusionPipeline` in half precision that plain diffusers loads, and the CLIP pair (`clip/`) whose text tower is its text encoder.
-Made by `python -m s2llib.ship`; `--set retrain_base=true` trains it again in any run of the `lab` profiles.
+Made by `python -m s2llib.ship {profile}`; `--profile {profile} --set retrain_base=true` trains it again.
 
 ## Data
 

@@ -322,6 +322,11 @@ class Study:
         """Membership scores of one cell at the calibrated settings; columns as `membership`."""
         return self._scores(domain, method, seed, self.attack_settings())
 
+    @cached_property
+    def base_keys(self) -> list[str]:
+        """Of every base model that is attacked: the study's own, and those of the ablation on model scale."""
+        return [self.base_key, *(self.variant(other_base(path)).base_key for path in self.params.ablations.scale)]
+
     def variant(self, overrides: dict) -> "Study":
         """The same study with other parameters; what does not depend on them is shared."""
         other = Study(self.params.changed(overrides), self.store.root)

@@ -163,7 +163,7 @@ def ablation(table: pd.DataFrame, column: str) -> Figure:
         axis.errorbar(x, part["delta"], yerr=error.clip(0), fmt="o-", ms=3.5, lw=1.2, color=sns.color_palette("colorblind")[0])
         axis.axhline(0, color="black", lw=0.8)
         axis.set(title=_title(attack), xlabel=column, xticks=x)
-        axis.set_xticklabels([str(value).split("/")[-1] for value in part[column]], fontsize=7)
+        axis.set_xticklabels(list(map(str, part[column])), fontsize=7)
     axes[0, 0].set_ylabel("change in AUC (iid)")
     figure.tight_layout()
     plt.close(figure)
