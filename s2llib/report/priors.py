@@ -71,4 +71,5 @@ def zero_verdict(table: pd.DataFrame) -> str:
     for method, part in tuned.groupby("method", sort=False):
         found = [f"{TITLES[row['attack']]} {moved(row)} ({change(row)})" for _, row in part.iterrows()]
         lines.append(f"- **{method}**: {'; '.join(found)}.")
-    return "\n".join([*lines, "", f"By chance one in twenty of these {len(tuned)} would. The paper: amplified, by simple Gaussian noise."])
+    chance = f"By chance, of these {len(tuned)} one in forty would rise and one in forty fall. The paper: Gaussian noise amplifies."
+    return "\n".join([*lines, "", chance])
