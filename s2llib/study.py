@@ -364,7 +364,7 @@ class Study(ExtractionStage, PriorStage, ZeroPriorStage):
 
     @cached_property
     def base_keys(self) -> list[str]:
-        """Of every base model that is attacked: the study's own, the memorising one, those of the ablation on model scale, the zero-prior one."""
+        """Of every model that is attacked: the study's own base, the memorising one, those of other sizes, the unconditional one."""
         scale = [self.variant(other_base(path)).base_key for path in self.params.ablations.scale]
         zero = [folder_digest(self.zero_folder() / "unet")] if self.params.zero_prior.path and not self.params.retrain_base else []
         return [self.base_key, self.memorising.base_key, *scale, *zero]
