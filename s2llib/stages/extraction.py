@@ -115,7 +115,12 @@ class ExtractionStage:
                 f"extraction.people: {p.base} was trained on the first {p.people} people, none of whom is in world.domains; add one, or"
                 " set extraction.base=null."
             )
-        return other_base(p.base) | {"extraction.base": None, "base.unet.people": p.people, "world.domains": names[: p.domains]}
+        return other_base(p.base) | {
+            "extraction.base": None,
+            "base.unet.people": p.people,
+            "world.domains": names[: p.domains],
+            "finetune.seeds": self.params.finetune.seeds[:1],  # what varies most are the people, and there are few
+        }
 
     def _crowds(self, domain: Domain, tiles: int) -> pd.DataFrame:
         """Columns split, image, crowd_D for every D of extraction.deltas; the same for every model."""
