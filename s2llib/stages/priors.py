@@ -11,6 +11,7 @@ from s2llib.finetune.knowledge import LEVELS, NAMELESS, alias
 from s2llib.finetune.methods import METHODS, PRETRAINED, Method
 from s2llib.params import ParamsError
 from s2llib.progress import track
+from s2llib.scale import precompute
 from s2llib.store import number
 
 __all__ = ["TRANSFER", "PriorStage"]
@@ -196,6 +197,7 @@ class PriorStage:
         """iid membership scores before and after S2L, fine-tuning on public photographs, and both; columns as `ablation`."""
         parts = []
         for title, study, method, seed in self._transfers():
+            precompute(study, "iid_scores", [(domain, method, seed) for domain in self.prior_domains])
             for domain in track(self.prior_domains, f"domain transfer, {title}"):
                 before, after = self.iid_scores(domain, PRETRAINED), study.iid_scores(domain, method, seed).assign(method=title)
                 parts.append(pd.concat([before, after]).assign(value=title, trainable=0))
@@ -205,5 +207,6 @@ class PriorStage:
         """Columns as `extraction`; method: what the base model was fine-tuned on."""
         parts = [self.extraction([PRETRAINED], self.prior_domains)]
         for title, study, method, seed in self._transfers():
+            precompute(study, "extracted", [(domain, method, seed) for domain in self.prior_domains])
             parts += [study.extracted(domain, method, seed).assign(method=title) for domain in track(self.prior_domains, title)]
         return pd.concat(parts, ignore_index=True)
