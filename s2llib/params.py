@@ -308,7 +308,8 @@ class Extraction(Section):
 
     base: the folder of the base model that is attacked, trained on the first `people` people, of whom the first `domains` are
     attacked; None: the profile's own, and all its domains. prompts: `sp`, images SP prompts for each model; `captions`, every
-    photograph's own caption, draws times. The rest are other ways to look for a match, on option_domains domains.
+    photograph's own caption, draws times; guidance: of these images, None: sp.guidance. The
+    rest are other ways to look for a match, on option_domains domains.
     """
 
     base: str | None = None
@@ -317,6 +318,7 @@ class Extraction(Section):
     prompts: Literal["sp", "captions"] = "sp"
     images: Positive = 96
     draws: Positive = 2
+    guidance: Annotated[float, Field(ge=0)] | None = None
     k: Positive = 10
     delta: Rate = 0.1
     deltas: Annotated[list[Rate], Some, Distinct] = [0.06, 0.08, 0.1, 0.12, 0.14, 0.16, 0.18, 0.2]

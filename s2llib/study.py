@@ -208,11 +208,12 @@ class Study(ExtractionStage, PriorStage, ZeroPriorStage):
         inputs = self._sp_inputs(domain) | ({"attributes": attributes} if attributes else {})
         return read_generated(self.store.get("sp", SP_VERSION, inputs, make))
 
-    def _generate(self, pipeline, prompts: list[str], noise: str, name: str, new: Path) -> None:
+    def _generate(self, pipeline, prompts: list[str], noise: str, name: str, new: Path, guidance: float | None = None) -> None:
         from s2llib.generate import sample, write_generated
 
         p = self.params.sp
-        images = sample(pipeline, prompts, number(noise) + self.params.seed, p.steps, p.guidance, p.negative, p.batch)
+        guidance = p.guidance if guidance is None else guidance
+        images = sample(pipeline, prompts, number(noise) + self.params.seed, p.steps, guidance, p.negative, p.batch)
         write_generated(new, images, prompts, name)
 
     def sp_sets(self) -> dict[str, Photos]:
@@ -318,14 +319,18 @@ class Study(ExtractionStage, PriorStage, ZeroPriorStage):
         """What a model of the grid generates for the domain's instance prompt; the same noise for every model."""
         return self._drawn(domain, method, seed, [domain.instance_prompt] * images, "samples")
 
-    def _drawn(self, domain: Domain, method: str, seed: int, prompts: list[str], noise: str) -> Photos:
+    def _drawn(self, domain: Domain, method: str, seed: int, prompts: list[str], noise: str, guidance: float | None = None) -> Photos:
         from s2llib.generate import SAMPLES_VERSION, read_generated
 
         sampling = self.params.sp.model_dump(include={"steps", "guidance", "negative"})
+        sampling |= {} if guidance is None else {"guidance": guidance}
         prompts = [self._prompt(method, domain, text) for text in prompts]
         inputs = self._model_inputs(domain, method, seed) | sampling | {"prompts": prompts, "device": self._device.type}
         inputs |= {} if noise == "samples" else {"noise": noise}
-        make = lambda new: self._generate(self.model(domain, method, seed), prompts, f"{noise}/{domain.name}", domain.name, new)  # noqa: E731
+
+        def make(new: Path) -> None:
+            self._generate(self.model(domain, method, seed), prompts, f"{noise}/{domain.name}", domain.name, new, guidance)
+
         return read_generated(self.store.get("samples", SAMPLES_VERSION, inputs | {"seed": self.params.seed}, make))
 
     def _prompt(self, method: str, domain: Domain, text: str) -> str:

@@ -45,7 +45,7 @@ class ExtractionStage:
             prompts = draw_prompts(domain.name, p.images, self.params.sp, number(f"extraction/{domain.name}") + self.params.seed)
             if method != PRETRAINED and "tokens" in METHODS[method].trains:
                 prompts = [text if domain.instance_prompt in text else domain.instance_prompt for text in prompts]
-        return self._drawn(domain, method, seed, prompts, "extraction")
+        return self._drawn(domain, method, seed, prompts, "extraction", p.guidance)
 
     def extraction(self, methods: list[str] | None = None, domains: list[Domain] | None = None) -> pd.DataFrame:
         """Each member's and each iid non-member's distance to what the models of its domain generate.
@@ -70,6 +70,7 @@ class ExtractionStage:
             "device": self._device.type,
             "samples": SAMPLES_VERSION,
         }
+        inputs |= {} if p.extraction.guidance is None else {"guidance": p.extraction.guidance}
         return self._model_inputs(domain, method, seed) | inputs | drawn
 
     def extracted(self, domain: Domain, method: str, seed: int = 0) -> pd.DataFrame:
