@@ -68,8 +68,10 @@ def printed_changes(table: pd.DataFrame, column: str) -> pd.DataFrame:
 def zero_verdict(table: pd.DataFrame) -> str:
     """What the zero-prior table says, in Markdown sentences."""
     tuned, lines = table[table["delta"].notna()], []
+    best = lambda part: f"{part['value'].max():.3f} ({TITLES[part.loc[part['value'].idxmax(), 'attack']]})"  # noqa: E731
+    before = best(table[table["method"] == PRETRAINED])
     for method, part in tuned.groupby("method", sort=False):
         found = [f"{TITLES[row['attack']]} {moved(row)} ({change(row)})" for _, row in part.iterrows()]
-        lines.append(f"- **{method}**: {'; '.join(found)}.")
+        lines.append(f"- **{method}**: {'; '.join(found)}. The highest AUC of any attack: {best(part)}, before: {before}.")
     chance = f"By chance, of these {len(tuned)} one in forty would rise and one in forty fall. The paper: Gaussian noise amplifies."
     return "\n".join([*lines, "", chance])
