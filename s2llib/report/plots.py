@@ -15,7 +15,7 @@ from s2llib.report.placebo import PLACES
 from s2llib.study import PRETRAINED
 
 __all__ = [
-    "ablation", "changes", "contact_sheet", "curves", "extraction_curves", "placebo", "protocol_contrast", "roc", "sweep",
+    "ablation", "changes", "contact_sheet", "curves", "extraction_curves", "named_changes", "placebo", "protocol_contrast", "roc", "sweep",
 ]  # fmt: skip
 
 sns.set_theme(style="whitegrid", context="paper", rc={"axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "s2l"})
@@ -156,22 +156,44 @@ def placebo(table: pd.DataFrame) -> Figure:
     return _forest(names, attacks, series, (3.6, 0.18 * len(methods) * len(attacks) + 1.2))
 
 
-def ablation(table: pd.DataFrame, column: str, names: bool = False) -> Figure:
-    """Change in AUC against the varied parameter with its interval, a panel per attack; names: its values are names, too long for a row."""
+def ablation(table: pd.DataFrame, column: str) -> Figure:
+    """Change in AUC against the varied parameter with its interval, a panel per attack."""
     attacks = list(table["attack"].unique())
     figure, axes = plt.subplots(1, len(attacks), figsize=(2.1 * len(attacks), 2.4), sharey=True, squeeze=False)
     for axis, attack in zip(axes[0], attacks, strict=True):
         part = table[(table["attack"] == attack) & table["delta"].notna()]
         x = np.arange(len(part))
-        error = np.stack([part["delta"] - part["delta_low"], part["delta_high"] - part["delta"]])
-        axis.errorbar(x, part["delta"], yerr=error.clip(0), fmt="o-", ms=3.5, lw=1.2, color=sns.color_palette("colorblind")[0])
+        axis.errorbar(x, part["delta"], yerr=_delta_error(part), fmt="o-", ms=3.5, lw=1.2, color=sns.color_palette("colorblind")[0])
         axis.axhline(0, color="black", lw=0.8)
         axis.set(title=_title(attack), xlabel=column, xticks=x)
-        axis.set_xticklabels(list(map(str, part[column])), fontsize=7, rotation=90 if names else 0)
+        axis.set_xticklabels(list(map(str, part[column])), fontsize=7)
     axes[0, 0].set_ylabel("change in AUC (iid)")
     figure.tight_layout()
     plt.close(figure)
     return figure
+
+
+def named_changes(table: pd.DataFrame, column: str) -> Figure:
+    """Change in AUC with its interval, a row for each name in `column`, from the top, and a panel per attack."""
+    attacks, names = list(table["attack"].unique()), list(table.loc[table["delta"].notna(), column].unique())
+    size = (1.4 + 1.7 * len(attacks), 0.9 + 0.26 * len(names))
+    figure, axes = plt.subplots(1, len(attacks), figsize=size, sharey=True, sharex=True, squeeze=False)
+    for axis, attack in zip(axes[0], attacks, strict=True):
+        part = table[(table["attack"] == attack) & table["delta"].notna()]
+        rows = [names.index(name) for name in part[column]]
+        axis.errorbar(part["delta"], rows, xerr=_delta_error(part), fmt="o", ms=3.5, lw=1.2, color=sns.color_palette("colorblind")[0])
+        axis.axvline(0, color="black", lw=0.8)
+        axis.set(title=_title(attack), yticks=range(len(names)), yticklabels=names)
+    axes[0, 0].invert_yaxis()
+    figure.supxlabel("change in AUC (iid)", fontsize="medium")
+    figure.tight_layout()
+    plt.close(figure)
+    return figure
+
+
+def _delta_error(part: pd.DataFrame) -> np.ndarray:
+    """[2, n]: how far the interval reaches below and above each change."""
+    return np.stack([part["delta"] - part["delta_low"], part["delta_high"] - part["delta"]]).clip(0)
 
 
 def extraction_curves(table: pd.DataFrame) -> Figure:
