@@ -1,5 +1,6 @@
 """Sampling from a pipeline, and the self-generated private-domain (SP) set of Shake-to-Leak."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +38,14 @@ def sample(pipeline, prompts: list[str], seed: int, steps: int, guidance: float,
     return np.concatenate(images)
 
 
-def draw_prompts(name: str, count: int, p: SP, seed: int) -> list[str]:
-    """A prompt for every image, its template drawn anew each time (S2L's code drew one per domain)."""
+def draw_prompts(name: str, count: int, p: SP, seed: int, attributes: Sequence[list[str]] = ()) -> list[str]:
+    """A prompt for every image, its template and one attribute of each group drawn anew (S2L's code drew one per domain)."""
     weights = torch.tensor([template.weight for template in p.templates])
     which = torch.multinomial(weights, count, replacement=True, generator=generator(seed, 0, 1)).tolist()
-    return [p.templates[i].text.format(name=name) + (f", {p.suffix}" if p.suffix else "") for i in which]
+    drawn = [torch.randint(len(group), (count,), generator=generator(seed, i, 2)).tolist() for i, group in enumerate(attributes)]
+    more = [[group[i] for i in some] for group, some in zip(attributes, drawn, strict=True)] + [[p.suffix] * count if p.suffix else []]
+    parts = [[p.templates[i].text.format(name=name) for i in which], *filter(None, more)]
+    return [", ".join(prompt) for prompt in zip(*parts, strict=True)]
 
 
 def write_generated(folder: Path, images: np.ndarray, prompts: list[str], name: str) -> None:

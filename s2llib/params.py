@@ -123,6 +123,9 @@ class CLIP(Section):
 
 
 class UNet(Section):
+    """people: the UNet trains on the first that many people's members; None: on everybody's."""
+
+    people: Positive | None = None
     channels: Annotated[list[Positive], Field(min_length=2), _multiple_of(16)] = [48, 96, 128]
     layers: Positive = 1
     epochs: Positive = 40
@@ -211,7 +214,25 @@ class HypernetworkDreamBooth(Recipe):
     hypernetwork_lr: Rate = 1e-3
 
 
+KNOWLEDGE = Literal["noise", "weights", "generic", "wrong", "name", "attributes", "public"]
+
+
 class Finetune(Section):
+    """knowledge: what the attacker fine-tunes on (S2L's prior knowledge); the rest is the grid of cells and each method's recipe.
+
+    noise: Gaussian-noise images; weights: no images, Gaussian noise on the weights (sigma, in standard deviations of each
+    tensor); generic: images of "a person"; wrong: SP images of another domain; name: SP images of the domain; attributes: the
+    same from prompts with attributes; public: as many as public_images real photographs of the domain that are in no split.
+    """
+
+    knowledge: KNOWLEDGE = "name"
+    sigma: Rate = 0.02
+    public_images: Positive = 8
+    attributes: Annotated[list[Annotated[list[str], Some]], Some] = [
+        ["smiling", "laughing", "serious", "sad", "surprised"],
+        ["in a red shirt", "in a blue jacket", "in a green sweater", "in a white shirt", "in a black jacket", "in an orange sweater"],
+        ["plain background", "striped background", "dotted background", "checked background", "cluttered background"],
+    ]  # of every group one is drawn
     methods: Annotated[list[str], Some, Distinct] = [
         "dreambooth", "lora", "dreambooth_lora", "textual_inversion", "textual_inversion_lora",
         "hypernetwork", "hypernetwork_dreambooth", "end_to_end",
@@ -282,6 +303,84 @@ Axis = AfterValidator(_rising)
 Two = Field(min_length=2)
 
 
+class Extraction(Section):
+    """(k, l2, delta)-eidetic memorisation; deltas and ks: the axes of S2L's Figure 4.
+
+    base: the folder of the base model that is attacked, trained on the first `people` people, of whom the first `domains` are
+    attacked; None: the profile's own, and all its domains. prompts: `sp`, images SP prompts for each model; `captions`, every
+    photograph's own caption, draws times; guidance: of these images, None: sp.guidance. The
+    rest are other ways to look for a match, on option_domains domains.
+    """
+
+    base: str | None = None
+    people: Positive = 10
+    domains: Positive = 10
+    prompts: Literal["sp", "captions"] = "sp"
+    images: Positive = 96
+    draws: Positive = 2
+    guidance: Annotated[float, Field(ge=0)] | None = None
+    k: Positive = 10
+    delta: Rate = 0.1
+    deltas: Annotated[list[Rate], Some, Distinct] = [0.06, 0.08, 0.1, 0.12, 0.14, 0.16, 0.18, 0.2]
+    ks: Annotated[list[Positive], Some, Distinct] = [1, 2, 5, 10, 20, 50]
+    tiles: Positive = 1
+    option_domains: Positive = 10
+    candidates: Positive = 8
+    other_tiles: Annotated[int, Field(ge=2)] = 4
+    clique: Annotated[int, Field(ge=2)] = 3
+
+    @model_validator(mode="after")
+    def _on_the_axes(self):
+        if self.delta not in self.deltas or self.k not in self.ks:
+            raise ValueError(f"deltas must hold delta ({self.delta}) and ks must hold k ({self.k})")
+        if self.prompts == "captions" and self.clique > self.draws:
+            raise ValueError(
+                f"clique is {self.clique} and draws is {self.draws}: no caption could have so many images that agree; raise draws"
+            )
+        return self
+
+
+class Priors(Section):
+    """Prior knowledge and domain transfer (S2L), on the first `domains` domains.
+
+    public: how many of the world's other people (the last ones) are public, or their names; transfer: how the base model is
+    fine-tuned on public_images real photographs of each, before the private domain's SP set is drawn.
+    """
+
+    method: str = "dreambooth"
+    domains: Positive = 10
+    levels: Annotated[list[KNOWLEDGE], Two, Distinct] = ["noise", "weights", "generic", "wrong", "name", "attributes", "public"]
+    public: Positive | Annotated[list[str], Some, Distinct] = 8
+    public_images: Positive = 16
+    transfer: Recipe = Recipe(steps=300, batch=16)
+
+
+class ZeroPrior(Section):
+    """No prior knowledge, on an unconditional model (S2L): its folder, or how it is trained, on the first `people` people, who are
+    also those attacked; how it is shaken; timesteps.
+
+    sigmas: of the noise on the weights, in standard deviations of each tensor; images, steps, tune_batch, tune_lr: of
+    fine-tuning on noise images and on its own samples, drawn in `sampling` steps.
+    """
+
+    path: str | None = None
+    size: Annotated[int, Field(ge=8, multiple_of=8)] = 32
+    channels: Annotated[list[Positive], Field(min_length=2), _multiple_of(16)] = [32, 64, 64]
+    people: Positive = 10
+    epochs: Positive = 150
+    batch: Positive = 32
+    lr: Rate = 1e-3
+    seeds: Annotated[list[Count], Some, Distinct] = [0, 1]
+    sigmas: Annotated[list[Rate], Some, Distinct] = [0.005, 0.01, 0.02]
+    images: Positive = 256
+    sampling: Positive = 50
+    steps: Positive = 150
+    tune_batch: Positive = 16
+    tune_lr: Rate = 1e-4
+    t: Timestep = 100
+    secmi: SecMI = SecMI(k=10, t=50)
+
+
 class Ablations(Section):
     """Values of each ablation (S2L, Figure 2 and the table on model scale), on the first `domains` domains, iid.
 
@@ -318,6 +417,9 @@ class Params(Section):
     sp: SP = SP()
     finetune: Finetune = Finetune()
     attacks: Attacks = Attacks()
+    extraction: Extraction = Extraction()
+    priors: Priors = Priors()
+    zero_prior: ZeroPrior = ZeroPrior()
     ablations: Ablations = Ablations()
     statistics: Statistics = Statistics()
 

@@ -1,17 +1,21 @@
-"""Train a shipped base model and write it to its folder in half precision, with its card.
+"""Train a shipped model and write it to its folder in half precision, with its card.
 
-python -m s2llib.ship            # models/lab
-python -m s2llib.ship lab-large  # the base of params/lab-large.yaml
+python -m s2llib.ship                 # models/lab
+python -m s2llib.ship lab-large       # the base of params/lab-large.yaml
+python -m s2llib.ship --unconditional # the small DDPM of zero_prior.path
 """
 
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import torch
 from transformers import CLIPModel
 
-from s2llib.models.pipeline import base_folder
+from s2llib.models.base import WORLD
+from s2llib.models.pipeline import base_folder, resolved
+from s2llib.models.unconditional import load_unconditional
 from s2llib.params import load_params
 from s2llib.report.base import base_metrics
 from s2llib.report.provenance import provenance
@@ -24,8 +28,9 @@ Made by `python -m s2llib.ship {profile}`; `--profile {profile} --set retrain_ba
 
 ## Data
 
-Procedural portraits of {people} invented people (world seed {world_seed}); no real person. UNet: {members} members a person,
-{duplicated:.0%} of them in {copies} copies. VAE and CLIP: {auxiliary} other photographs a person, in no split of any study.
+Procedural portraits of {people} invented people (world seed {world_seed}); no real person. UNet: {members} members of
+{trained} people each, {duplicated:.0%} of them in {copies} copies. VAE and CLIP: {auxiliary} other photographs a person,
+in no split of any study.
 
 ## Training
 
@@ -42,7 +47,18 @@ On non-members, which no part of the model was trained on.
 {log}
 """
 OWN_LOG = "How its settings and those of attacks and fine-tuning were found: [calibration.md](calibration.md)."
-OTHER_LOG = "Its settings are those of [the lab](../lab/README.md), but for the width of the UNet."
+OTHER_LOG = "Its settings are those of [the lab](../lab/README.md), but for what `params/{profile}.yaml` says."
+UNCONDITIONAL_CARD = """# An unconditional model of the lab
+
+A `DDPMPipeline` of {size} x {size} pixels in half precision, for the study without prior knowledge (notebook 06). Made by
+`python -m s2llib.ship --unconditional`; `--set zero_prior.path=null` trains it again in any run of the `lab` profiles.
+
+Data: {members} members of each of {people} invented people of the lab (world seed {world_seed}),
+{duplicated:.0%} of them in {copies} copies; no real person.
+Training: seed {seed}, {steps} steps of {batch}, {epochs} epochs, loss {first:.3f} to {last:.3f}.
+
+How its settings were found: [calibration.md](../lab/calibration.md).
+"""
 
 
 def card(study: Study, metrics: dict[str, float], log: str) -> str:
@@ -55,6 +71,7 @@ def card(study: Study, metrics: dict[str, float], log: str) -> str:
     return CARD.format(
         profile=p.profile,
         people=p.world.people,
+        trained=p.base.unet.people or p.world.people,
         world_seed=p.world.seed,
         members=p.world.members,
         duplicated=p.world.duplicated,
@@ -69,17 +86,32 @@ def card(study: Study, metrics: dict[str, float], log: str) -> str:
     )
 
 
-def main() -> None:
-    profile = sys.argv[1] if len(sys.argv) > 1 else "lab-full"
+def ship_unconditional() -> Path:
+    p = load_params("lab-full")
+    shipped, zero = resolved(p.zero_prior.path), p.zero_prior
+    folder = Study.from_profile("lab-full", {"zero_prior.path": None}).zero_folder()
+    pipeline = load_unconditional(folder)
+    pipeline.unet.to(torch.float16)
+    pipeline.save_pretrained(shipped)
+    shutil.copy(folder / WORLD, shipped / WORLD)
+    shutil.copy(folder / "training.json", shipped / "training.json")
+    report = json.loads((folder / "training.json").read_text())
+    data = p.world.model_dump(include={"members", "duplicated"}) | zero.model_dump(include={"size", "people", "batch", "epochs"})
+    made = {"steps": report["steps"], "first": report["loss"][0], "last": report["loss"][-1], "seed": p.seed, "world_seed": p.world.seed}
+    (shipped / "README.md").write_text(UNCONDITIONAL_CARD.format(copies=", ".join(map(str, p.world.copies)), **data, **made))
+    return shipped
+
+
+def ship_base(profile: str) -> Path:
     shipped = base_folder(load_params(profile))
     study = Study.from_profile(profile, {"retrain_base": True})
-    log = OWN_LOG if (shipped / "calibration.md").is_file() else OTHER_LOG
+    log = OWN_LOG if (shipped / "calibration.md").is_file() else OTHER_LOG.format(profile=profile)
     metrics = base_metrics(study)
     for part in ("vae", "unet", "text_encoder"):
         getattr(study.base, part).to(torch.float16).save_pretrained(shipped / part)
     for part in ("tokenizer", "scheduler"):
         shutil.copytree(study.base_folder / part, shipped / part, dirs_exist_ok=True)
-    for name in ("model_index.json", "training.json", "world.json"):
+    for name in ("model_index.json", "training.json", WORLD):
         shutil.copy(study.base_folder / name, shipped / name)
     CLIPModel.from_pretrained(study.base_folder / "clip", dtype=torch.float16).save_pretrained(shipped / "clip")
     for part in ("vae", "unet", "text_encoder", "clip"):
@@ -89,6 +121,12 @@ def main() -> None:
             config |= {"dtype": "float32"}
         path.write_text(json.dumps(config, indent=2) + "\n")
     (shipped / "README.md").write_text(card(study, metrics, log))
+    return shipped
+
+
+def main() -> None:
+    wanted = sys.argv[1] if len(sys.argv) > 1 else "lab-full"
+    shipped = ship_unconditional() if wanted == "--unconditional" else ship_base(wanted)
     print(f"{shipped}: {sum(path.stat().st_size for path in shipped.rglob('*') if path.is_file()) / 1e6:.1f} MB")
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-__all__ = ["Store", "digest", "file_digest", "folder_digest", "write_atomic"]
+__all__ = ["Store", "digest", "file_digest", "folder_digest", "number", "write_atomic"]
 
 MANIFEST = "manifest.json"
 FRESH = "S2L_FRESH"  # a time: artifacts older than that are made again
@@ -26,6 +26,11 @@ FRESH = "S2L_FRESH"  # a time: artifacts older than that are made again
 def digest(value: object) -> str:
     """SHA-256 of a JSON-able value, the same for the same content in any key order."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def number(text: str) -> int:
+    """A seed that depends on a name."""
+    return int(digest(text)[:8], 16)
 
 
 def file_digest(path: Path) -> str:

@@ -6,30 +6,28 @@ scores = study.membership()          # one row per image, attack and model
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
 from s2llib.data.domain import Domain, Photos
-from s2llib.data.worlds import domain_names, load_domains
+from s2llib.data.worlds import check_unchanged, domain_names, known_names, load_domains
+from s2llib.finetune.methods import METHODS, PRETRAINED
 from s2llib.params import Params, ParamsError, Recipe, load_params
 from s2llib.progress import track
 from s2llib.scale import precompute
-from s2llib.store import Store, digest
+from s2llib.stages.extraction import ExtractionStage
+from s2llib.stages.priors import PriorStage
+from s2llib.stages.zero_prior import ZeroPriorStage
+from s2llib.store import Store, folder_digest, number
 
 __all__ = ["PRETRAINED", "Study", "other_base"]
 
-PRETRAINED = "pretrained"
 PRIOR_PROMPT = "a photo of a person"
 MEMBERSHIP_VERSION = 1
 BLIND_VERSION = 1
-
-
-def _number(text: str) -> int:
-    """A seed that depends on a name."""
-    return int(digest(text)[:8], 16)
 
 
 def other_base(path: str) -> dict:
@@ -37,7 +35,7 @@ def other_base(path: str) -> dict:
     return {"base.path": path, "base.hub": None, "retrain_base": False}
 
 
-class Study:
+class Study(ExtractionStage, PriorStage, ZeroPriorStage):
     """All experiments of one profile. Nothing is computed until it is asked for, and nothing twice."""
 
     def __init__(self, params: Params, root: str | Path | None = None):
@@ -55,7 +53,7 @@ class Study:
         """Refuse what cannot run: raises ParamsError with the thing and the mend."""
         from s2llib.finetune.methods import method
         from s2llib.models.base import check_world
-        from s2llib.models.pipeline import base_folder, check_folder, pick_device
+        from s2llib.models.pipeline import base_folder, check_folder, pick_device, resolved
 
         p = self.params
         for key, names in (
@@ -70,29 +68,58 @@ class Study:
         if not p.trains_base:
             check_folder(base_folder(p))
             check_world(p)
-        self._check_scale()
+        self._check_others()
+        self._check_trained()
         pick_device(p.device)
         domain_names(p.world)
         self._check_prompts()
+        self.check_priors()
+        if p.zero_prior.path and not p.retrain_base:
+            self._check_zero_prior(resolved(p.zero_prior.path))
         if p.world.kind != "portraits":
             self.domains  # noqa: B018  read and checked now, not in the middle of a run
 
-    def _check_scale(self) -> None:
-        """The other base models of the ablation are there and know this world."""
+    def _check_zero_prior(self, folder: Path) -> None:
+        """The unconditional model of the profile is there and knows this world."""
+        from s2llib.models.base import check_trained_on, training_world
+        from s2llib.models.pipeline import check_unconditional
+
+        check_unconditional(folder)
+        people = self.params.zero_prior.people
+        try:
+            check_trained_on(folder, training_world(self.params, people), "zero_prior.people", "set zero_prior.path=null")
+        except ParamsError as error:
+            raise ParamsError(f"zero_prior.path: {error}") from None
+
+    def _check_others(self) -> None:
+        """The other base models, of the ablation and of extraction, are there and know this world."""
         from s2llib.models.base import check_world
         from s2llib.models.pipeline import base_folder, check_folder
 
-        for path in self.params.ablations.scale:
-            other = self.params.changed(other_base(path))
+        p = self.params
+        others = [("ablations.scale", "[]", other_base(path)) for path in p.ablations.scale]
+        if p.extraction.base:
+            others.append(("extraction.base", "null", self.memorising_overrides()))
+        for key, none, overrides in others:
+            other = p.changed(overrides)
             try:
                 check_folder(base_folder(other))
-                check_world(other)
+                check_world(other, f"set {key}={none}")
             except ParamsError as error:
-                raise ParamsError(f"ablations.scale: {error} Or set ablations.scale=[].") from None
+                raise ParamsError(f"{key}: {error}") from None
+
+    def _check_trained(self) -> None:
+        """Every attacked person is one that the base model was trained on."""
+        p = self.params
+        trained = known_names(p.world)[: p.base.unet.people]
+        for name in domain_names(p.world):
+            if name not in trained:
+                raise ParamsError(
+                    f"base.unet.people is {p.base.unet.people} but '{name}' of world.domains is not among them; raise it or leave that out."
+                )
 
     def _check_prompts(self) -> None:
         """Textual Inversion: its number of tokens fits the prompts, and every attack's prompt holds the instance prompt."""
-        from s2llib.finetune.methods import METHODS
         from s2llib.finetune.textual_inversion import check_tokens
         from s2llib.models.base import base_tokenizer
 
@@ -134,6 +161,11 @@ class Study:
 
         return base_key(self.params)
 
+    @property
+    def base_name(self) -> str:
+        """What the base model is called: its folder's name, or `trained here`."""
+        return self.base_folder.name if not self.params.trains_base else "trained here"
+
     @cached_property
     def base(self):
         """The base pipeline on its device."""
@@ -166,20 +198,22 @@ class Study:
         p = self.params.sp
         return self._generated_inputs(domain.name, [t.model_dump() for t in p.templates], p.images)
 
-    def sp_set(self, domain: Domain) -> Photos:
+    def sp_set(self, domain: Domain, attributes: Sequence[list[str]] = ()) -> Photos:
         """The images that the base model generates of a domain, each with the prompt it was drawn from."""
         from s2llib.generate import SP_VERSION, draw_prompts, read_generated
 
         p, seed = self.params.sp, self.params.seed
-        prompts = lambda: draw_prompts(domain.name, p.images, p, _number(f"prompts/{domain.name}") + seed)  # noqa: E731
+        prompts = lambda: draw_prompts(domain.name, p.images, p, number(f"prompts/{domain.name}") + seed, attributes)  # noqa: E731
         make = lambda new: self._generate(self.base, prompts(), f"sp/{domain.name}", domain.name, new)  # noqa: E731
-        return read_generated(self.store.get("sp", SP_VERSION, self._sp_inputs(domain), make))
+        inputs = self._sp_inputs(domain) | ({"attributes": attributes} if attributes else {})
+        return read_generated(self.store.get("sp", SP_VERSION, inputs, make))
 
-    def _generate(self, pipeline, prompts: list[str], noise: str, name: str, new: Path) -> None:
+    def _generate(self, pipeline, prompts: list[str], noise: str, name: str, new: Path, guidance: float | None = None) -> None:
         from s2llib.generate import sample, write_generated
 
         p = self.params.sp
-        images = sample(pipeline, prompts, _number(noise) + self.params.seed, p.steps, p.guidance, p.negative, p.batch)
+        guidance = p.guidance if guidance is None else guidance
+        images = sample(pipeline, prompts, number(noise) + self.params.seed, p.steps, guidance, p.negative, p.batch)
         write_generated(new, images, prompts, name)
 
     def sp_sets(self) -> dict[str, Photos]:
@@ -208,12 +242,13 @@ class Study:
         from s2llib.generate import SP_VERSION
 
         recipe = self.recipe(method)
-        sp = self.store.key("sp", SP_VERSION, self._sp_inputs(domain))
+        known = self.alias(domain)
+        sp = self.store.key("sp", SP_VERSION, self._sp_inputs(known))
         prior = self._prior_inputs(recipe) if recipe.prior_weight else None
         return {
-            "sp": sp, "method": method, "recipe": recipe.model_dump(), "prior": prior, "instance": domain.instance_prompt,
+            "sp": sp, "method": method, "recipe": recipe.model_dump(), "prior": prior, "instance": known.instance_prompt,
             "seed": [self.params.seed, seed], "device": self._device.type,
-        }  # fmt: skip
+        } | self._knowledge_inputs(domain)  # fmt: skip
 
     def finetuned(self, domain: Domain, method: str, seed: int = 0) -> Path:
         """The folder of one fine-tuned model: a pipeline or LoRA weights, and `training.json` with its losses."""
@@ -223,18 +258,21 @@ class Study:
         return self.store.get("finetune", FINETUNE_VERSION, inputs, lambda new: self._finetune(domain, method, seed, new))
 
     def _finetune(self, domain: Domain, method: str, seed: int, new: Path) -> None:
-        from s2llib.finetune.methods import method as lookup
+        from s2llib.finetune.knowledge import perturb
         from s2llib.finetune.recipe import FINETUNE_VERSION, finetune, save_finetuned
 
-        how, recipe, pipeline = lookup(method), self.recipe(method), self._load(self.base_folder)
-        number = _number(f"{domain.name}/{method}/{self.params.seed}/{seed}")
+        how, recipe, pipeline, known = METHODS[method], self.recipe(method), self._load(self.base_folder), self.alias(domain)
+        stream = number(f"{domain.name}/{method}/{self.params.seed}/{seed}")
         inputs = self._finetune_inputs(domain, method, seed)
-        report = finetune(
-            pipeline, how, recipe, self.sp_set(domain), domain, number, f"{how.title}, {domain.name}",
-            prior=self._prior_set(recipe), encode_batch=self.params.attacks.batch,
-            checkpoint=self.store.scratch("finetune", FINETUNE_VERSION, inputs),
-        )  # fmt: skip
-        save_finetuned(pipeline, how, recipe, domain, new)
+        if self.params.finetune.knowledge == "weights":
+            report = {"loss": [], "trainable": perturb(pipeline, how, recipe, known, self.params.finetune.sigma, stream)}
+        else:
+            report = finetune(
+                pipeline, how, recipe, self.tuning_set(domain), known, stream, f"{how.title}, {domain.name}",
+                prior=self._prior_set(recipe), encode_batch=self.params.attacks.batch,
+                checkpoint=self.store.scratch("finetune", FINETUNE_VERSION, inputs),
+            )  # fmt: skip
+        save_finetuned(pipeline, how, recipe, known, new)
         (new / "training.json").write_text(json.dumps(report))
 
     def cells(self, methods: list[str] | None = None, domains: list[Domain] | None = None) -> Iterator[tuple[Domain, str, int]]:
@@ -279,17 +317,24 @@ class Study:
 
     def samples(self, domain: Domain, method: str = PRETRAINED, seed: int = 0, images: int = 8) -> Photos:
         """What a model of the grid generates for the domain's instance prompt; the same noise for every model."""
+        return self._drawn(domain, method, seed, [domain.instance_prompt] * images, "samples")
+
+    def _drawn(self, domain: Domain, method: str, seed: int, prompts: list[str], noise: str, guidance: float | None = None) -> Photos:
         from s2llib.generate import SAMPLES_VERSION, read_generated
 
         sampling = self.params.sp.model_dump(include={"steps", "guidance", "negative"})
-        prompts = [self._prompt(method, domain, domain.instance_prompt)] * images
+        sampling |= {} if guidance is None else {"guidance": guidance}
+        prompts = [self._prompt(method, domain, text) for text in prompts]
         inputs = self._model_inputs(domain, method, seed) | sampling | {"prompts": prompts, "device": self._device.type}
-        make = lambda new: self._generate(self.model(domain, method, seed), prompts, f"samples/{domain.name}", domain.name, new)  # noqa: E731
+        inputs |= {} if noise == "samples" else {"noise": noise}
+
+        def make(new: Path) -> None:
+            self._generate(self.model(domain, method, seed), prompts, f"{noise}/{domain.name}", domain.name, new, guidance)
+
         return read_generated(self.store.get("samples", SAMPLES_VERSION, inputs | {"seed": self.params.seed}, make))
 
     def _prompt(self, method: str, domain: Domain, text: str) -> str:
         """`text` as the model of a method is asked."""
-        from s2llib.finetune.methods import METHODS
         from s2llib.finetune.recipe import prompt_of
 
         return text if method == PRETRAINED else prompt_of(METHODS[method], domain, text)
@@ -324,8 +369,10 @@ class Study:
 
     @cached_property
     def base_keys(self) -> list[str]:
-        """Of every base model that is attacked: the study's own, and those of the ablation on model scale."""
-        return [self.base_key, *(self.variant(other_base(path)).base_key for path in self.params.ablations.scale)]
+        """Of every model that is attacked: the study's own base, the memorising one, those of other sizes, the unconditional one."""
+        scale = [self.variant(other_base(path)).base_key for path in self.params.ablations.scale]
+        zero = [folder_digest(self.zero_folder() / "unet")] if self.params.zero_prior.path and not self.params.retrain_base else []
+        return [self.base_key, self.memorising.base_key, *scale, *zero]
 
     def variant(self, overrides: dict) -> "Study":
         """The same study with other parameters; what does not depend on them is shared."""
@@ -340,16 +387,16 @@ class Study:
         """The domains of the ablations."""
         return self.domains[: self.params.ablations.domains]
 
-    def ablation(self, values: dict[object, dict], method: str) -> pd.DataFrame:
+    def ablation(self, values: dict[object, dict], method: str, domains: list[Domain] | None = None) -> pd.DataFrame:
         """iid membership scores before and after, with each value's overrides: columns as `membership`, `value` and `trainable`.
 
-        values: {value: what it overrides}, such as {4: {"finetune.lora.rank": 4}}.
+        values: {value: what it overrides}, such as {4: {"finetune.lora.rank": 4}}; domains: those of the ablations, if not given.
         """
         parts = []
         alike = {"finetune.seeds": self.params.finetune.seeds[:1], f"finetune.fewer_domains.{method}": len(self.domains)}
         variants = {value: self.variant(overrides | alike) for value, overrides in values.items()}
         for value, variant in track(variants.items(), "ablation", len(variants)):
-            cells = list(variant.cells([PRETRAINED, method], variant.ablation_domains))
+            cells = list(variant.cells([PRETRAINED, method], domains or variant.ablation_domains))
             precompute(variant, "iid_scores", cells)
             for cell in track(cells, f"ablation, {value}"):
                 parts.append(variant.iid_scores(*cell).assign(value=value, trainable=variant.trainable(*cell)))
@@ -390,6 +437,7 @@ class Study:
         from s2llib.models.denoiser import Denoiser
 
         denoiser = Denoiser(self.model(domain, method, seed), self.params.attacks.batch)
+        check_unchanged(self.params.world, domain, self.store)
         tables = []
         for split, photos in {"member": domain.members, "nonmember": domain.nonmembers, **({} if iid else domain.shifted)}.items():
             texts = list(photos.captions) if self.params.attacks.caption else [domain.condition_prompt]
@@ -403,6 +451,8 @@ class Study:
                     each = (denoiser.evaluations - before) // len(photos)
                     tables.append(pd.DataFrame({**row, "evaluations": each, "image": range(len(photos)), "score": score}))
         pd.concat(tables, ignore_index=True).to_parquet(new / "scores.parquet")
+
+    # the blind baseline
 
     def blind(self) -> pd.DataFrame:
         """Scores of the blind baseline, which never sees the model: columns as `membership`, one protocol per row."""

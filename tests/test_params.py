@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from s2llib import ParamsError, Study
+from s2llib.data.worlds import check_unchanged
 from s2llib.params import load_params, profiles
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,7 +64,7 @@ def test_what_cannot_run_is_refused_before_any_compute(overrides, message, tmp_p
 
 
 def test_a_world_that_the_base_model_was_not_trained_on_is_refused(tmp_path):
-    with pytest.raises(ParamsError, match=r"world.seed is 5 but base.path .*models/lab was trained with 2024.*retrain_base"):
+    with pytest.raises(ParamsError, match=r"world.seed is 5 but .*models/lab was trained with 2024.*retrain_base"):
         Study.from_profile("lab", {"world.seed": 5}, root=tmp_path / "artifacts")
     with pytest.raises(ParamsError, match=r"world.members is 50"):
         Study.from_profile("lab", {"world.members": 50}, root=tmp_path / "artifacts")
@@ -99,6 +100,32 @@ def load(folder, rows, pipeline_folder):
 def test_a_folder_of_ones_own_images_is_a_world(folder, pipeline_folder):
     (domain,) = load(*folder, pipeline_folder).domains
     assert (domain.name, len(domain.members), len(domain.nonmembers)) == ("zoe", 3, 3)
+
+
+def test_a_folder_that_changes_while_a_study_runs_is_noticed_and_its_results_are_made_anew(folder, pipeline_folder):
+    study = load(*folder, pipeline_folder)
+    (domain,) = study.domains
+    check_unchanged(study.params.world, domain, study.store)
+    before = study.scores(domain, "pretrained")
+    Image.new("RGB", (64, 64), (9, 8, 7)).save(folder[0] / "member1.png")
+    with pytest.raises(ParamsError, match="images or captions of 'zoe' changed while the study ran; run the same command again"):
+        study.extracted(domain, "pretrained")
+    again = load(*folder, pipeline_folder)
+    assert again.domains[0].digest != domain.digest
+    assert not again.scores(again.domains[0], "pretrained")["score"].equals(before["score"])
+
+
+def test_people_with_public_photographs_alone_are_no_members(folder, pipeline_folder):
+    path, rows = folder
+    for i in range(2):
+        Image.new("RGB", (64, 64), (i, 77, 1)).save(path / f"public{i}.png")
+    public = [{"file_name": f"public{i}.png", "text": "a photo of max", "domain": "max", "split": "public"} for i in range(2)]
+    (path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, *public]))
+    world = {"world": {"kind": "folder", "folder": str(path), "domains": ["zoe"]}, "base.path": str(pipeline_folder)}
+    study = Study.from_profile("tiny", world | {"priors.public": ["max"]}, root=path / "artifacts")
+    assert [person.name for person in study.everyone] == ["zoe"]
+    assert study.no_transfer() == ""
+    assert study.prior_levels()[-1] == "attributes", "zoe has no public photographs"
 
 
 def broken(folder, rows, how):

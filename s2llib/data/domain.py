@@ -1,16 +1,18 @@
 """A domain: one person's (or one subject's) photographs, split by what the base model has seen."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, compress
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-__all__ = ["MEMBER", "NONMEMBER", "Domain", "Photos", "load_image"]
+__all__ = ["MEMBER", "NONMEMBER", "PUBLIC", "Domain", "Photos", "load_image"]
 
 MEMBER, NONMEMBER = "member", "nonmember"
+PUBLIC = "public"  # photographs that anybody may have: of an attacker with prior knowledge
 
 
 def load_image(path: Path, size: int) -> torch.Tensor:
@@ -47,18 +49,28 @@ class Photos:
         """All images at once: [n, 3, size, size] in [0, 1]."""
         return torch.cat(list(self.batches(size, 256)))
 
+    @classmethod
+    def join(cls, parts: Iterable["Photos"]) -> "Photos":
+        """All of them in one, in order."""
+        columns = zip(*((part.paths, part.captions, part.copies) for part in parts), strict=True)
+        return cls(*(tuple(chain.from_iterable(column)) for column in columns))
+
+    def where(self, keep: Iterable[bool]) -> "Photos":
+        """Those that are to be kept."""
+        keep = list(keep)
+        return Photos(*(tuple(compress(column, keep)) for column in (self.paths, self.captions, self.copies)))
+
     def single(self) -> "Photos":
         """Those that the training set holds once: what membership tables are computed on."""
-        keep = [i for i, n in enumerate(self.copies) if n <= 1]
-        return Photos(*(tuple(column[i] for i in keep) for column in (self.paths, self.captions, self.copies)))
+        return self.where(n <= 1 for n in self.copies)
 
 
 @dataclass(frozen=True)
 class Domain:
     """One attacked subject.
 
-    splits: `member` (in the training set of the base model), `nonmember` (same distribution, never seen) and any
-    further name for a shifted set of non-members, such as `studio`. digest: what the content is addressed by.
+    splits: `member` (in the training set of the base model), `nonmember` (same distribution, never seen), `public` (known to
+    everybody) and any further name for a shifted set of non-members, such as `studio`. digest: what the content is addressed by.
     """
 
     name: str
@@ -87,4 +99,4 @@ class Domain:
 
     @property
     def shifted(self) -> dict[str, Photos]:
-        return {name: photos for name, photos in self.splits.items() if name not in (MEMBER, NONMEMBER)}
+        return {name: photos for name, photos in self.splits.items() if name not in (MEMBER, NONMEMBER, PUBLIC)}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from s2llib.data.domain import MEMBER, NONMEMBER, Photos
+from s2llib.data.domain import MEMBER, NONMEMBER, PUBLIC, Photos
 from s2llib.params import ParamsError
 
 __all__ = ["check_images", "check_splits", "read_folder", "write_folder"]
@@ -77,16 +77,18 @@ def _photos(folder: Path, rows: list[dict]) -> Photos:
 
 
 def check_splits(domains: dict[str, dict[str, Photos]], files: dict[str, dict[str, list[str]]]) -> None:
-    """No image stands in two places, every domain has the same splits, with at least 2 images each; raises ParamsError.
+    """No image stands in two places, every domain has the same splits (public ones aside), with at least 2 images each.
+
+    Raises ParamsError.
 
     files: the SHA-256 of every image, in the order of the Photos.
     """
-    names = dict.fromkeys(split for splits in domains.values() for split in splits)
+    names = dict.fromkeys(split for splits in domains.values() for split in splits if split != PUBLIC)
     seen: dict[str, tuple[str, str, Path]] = {}
     for domain, splits in domains.items():
-        for split in dict.fromkeys((MEMBER, NONMEMBER, *names)):
+        for split in dict.fromkeys((MEMBER, NONMEMBER, *names, *splits)):
             count = len(splits[split].single()) if split in splits else 0
-            if count < 2:
+            if count < 2 and split != PUBLIC:
                 raise ParamsError(
                     f"Domain '{domain}' has {count} {split} image{'' if count == 1 else 's'} that occur once;"
                     f" an attack needs at least 2: add images with split '{split}' to {METADATA}."

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from s2llib.data.domain import MEMBER, NONMEMBER, Domain, Photos
+from s2llib.data.domain import MEMBER, NONMEMBER, PUBLIC, Domain, Photos
 from s2llib.data.folders import check_images, check_splits, read_folder, write_folder
 from s2llib.data.people import person_name
 from s2llib.data.photographs import olivetti
@@ -14,7 +14,10 @@ from s2llib.data.portraits import STYLES, portrait
 from s2llib.params import ParamsError, World
 from s2llib.store import Store, digest, file_digest
 
-__all__ = ["auxiliary_images", "data_version", "domain_names", "known_names", "load_domains", "training_photos"]
+__all__ = [
+    "auxiliary_images", "check_unchanged", "data_version", "domain_names", "everyone", "known_names", "load_domains", "public_photos",
+    "training_photos",
+]  # fmt: skip
 
 PORTRAITS_VERSION = 1
 OLIVETTI_VERSION = 1
@@ -129,11 +132,60 @@ def load_domains(world: World, store: Store) -> list[Domain]:
     return [_person(world, everybody.index(name), store) for name in domain_names(world)]
 
 
-def training_photos(world: World, store: Store) -> dict[str, Photos]:
-    """What the base model trains on: the members of all people, and of bystanders, who are never attacked."""
+def check_unchanged(world: World, domain: Domain, store: Store) -> None:
+    """Raises ParamsError if images or captions of a folder's domain are no longer those that were indexed when the study began."""
+    if world.kind == "folder":
+        (now,) = _folder_domains(world.model_copy(update={"domains": [domain.name]}), store)
+        if now.digest != domain.digest:
+            raise ParamsError(
+                f"world.folder: images or captions of '{domain.name}' changed while the study ran; run the same command again: what they"
+                " concern is made anew."
+            )
+
+
+def everyone(world: World, store: Store) -> list[Domain]:
+    """All people of a world, attacked or not (bystanders too): whose members are its training set."""
     _checked(world)
-    people = [_person(world, who, store) for who in range(world.people + world.bystanders)]
-    return {person.name: person.splits[MEMBER] for person in people}
+    if world.kind == "folder":
+        trained = [name for name, splits in read_folder(_folder(world)).items() if set(splits) != {PUBLIC}]
+        return _folder_domains(world.model_copy(update={"domains": trained}), store)
+    return [_person(world, who, store) for who in range(world.people + world.bystanders)]
+
+
+def training_photos(world: World, store: Store, people: int | None = None) -> dict[str, Photos]:
+    """What the base model trains on: the members of all people (or the first few), and of bystanders, who are never attacked."""
+    return {person.name: person.splits[MEMBER] for person in everyone(world, store)[:people]}
+
+
+def public_photos(world: World, name: str, count: int, store: Store) -> Photos:
+    """Real photographs of somebody that are in no split: portraits of the auxiliary stream; of a folder, its split `public`.
+
+    The portraits are among those that VAE and CLIP train on; no UNet ever saw them. Raises ParamsError where there are too few.
+    """
+    if world.kind == "portraits":
+        who = known_names(world).index(name)
+        inputs = {"seed": world.seed, "who": who, "count": count}
+        make = lambda new: _public_folder(new, world, who, count)  # noqa: E731
+        ((_, splits),) = read_folder(store.get("public_photos", PORTRAITS_VERSION, inputs, make)).items()
+        return splits[PUBLIC]
+    if world.kind != "folder":
+        raise ParamsError(f"Prior knowledge: the {world.kind} world has no public photographs; leave 'public' out.")
+    known = read_folder(_folder(world)).get(name, {})
+    if len(known.get(PUBLIC, ())) < count:
+        raise ParamsError(
+            f"Prior knowledge: '{name}' has {len(known.get(PUBLIC, ()))} public photographs and {count} are asked for; add images of split"
+            f" '{PUBLIC}' to world.folder, or lower finetune.public_images and priors.public_images."
+        )
+    return known[PUBLIC][:count]
+
+
+def _public_folder(folder: Path, world: World, who: int, count: int) -> None:
+    rows, images = [], []
+    for i in range(count):
+        pixels, caption = portrait(world.seed, who, "auxiliary", _AUXILIARY_OFFSET + 6 * i + 1)  # of the members' style
+        rows.append({"file_name": f"{i:04d}.png", "text": caption, "domain": person_name(who), "split": PUBLIC})
+        images.append(Image.fromarray(pixels))
+    write_folder(folder, rows, images)
 
 
 def auxiliary_images(world: World, per_person: int, store: Store) -> tuple[np.ndarray, list[str]]:

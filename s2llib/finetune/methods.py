@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 from s2llib.params import ParamsError
 
-__all__ = ["METHODS", "Method", "method"]
+__all__ = ["METHODS", "PRETRAINED", "Method", "method"]
+
+PRETRAINED = "pretrained"  # the base model, before any method
 
 
 @dataclass(frozen=True)

@@ -89,10 +89,12 @@ def finetune(
 
     The loss is the noise-prediction error on each image with its prompt; with `prior` (images of the class with
     their prompts), recipe.prior_weight times the same error on a prior batch is added (DreamBooth's prior
-    preservation; MixSyn, equation 6).
+    preservation; MixSyn, equation 6). Raises ParamsError for a model without a text encoder.
     """
     torch.manual_seed(seed)
     denoiser = Denoiser(pipeline, encode_batch)
+    if not denoiser.conditional:
+        raise ParamsError(f"{how.title} needs a text-to-image model; a {type(pipeline).__name__} has no text encoder.")
     for part in (pipeline.unet, pipeline.text_encoder, pipeline.vae):
         part.requires_grad_(False)
     trained = {part: PARTS[part](pipeline, recipe, domain.name, domain.instance_prompt) for part in how.trains}

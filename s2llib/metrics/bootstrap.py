@@ -76,11 +76,11 @@ class HierarchicalBootstrap:
             value += order.mean() / len(self.sizes)
         return Estimate(float(value), total / len(self.sizes))
 
-    def mean(self, values: list[np.ndarray]) -> Estimate:
-        """Mean over the images of a domain ([n], as many as its members), then over domains."""
+    def mean(self, values: list[np.ndarray], side: int = 0) -> Estimate:
+        """Mean over the images of a domain ([n], as many as its members; side 1: as its non-members), then over domains."""
         value, total = 0.0, np.zeros(self.replicates)
         for d, each in enumerate(values):
-            np.add.at(total, self.rows[d], self.weights[d][0] @ each / len(each))
+            np.add.at(total, self.rows[d], self.weights[d][side] @ each / len(each))
             value += each.mean() / len(self.sizes)
         return Estimate(float(value), total / len(self.sizes))
 

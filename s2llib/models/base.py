@@ -11,7 +11,7 @@ from s2llib.models.pipeline import PARTS, base_folder
 from s2llib.params import Params, ParamsError
 from s2llib.store import Store, digest, file_digest, folder_digest
 
-__all__ = ["base_key", "base_model", "base_tokenizer", "check_world"]
+__all__ = ["WORLD", "base_key", "base_model", "base_tokenizer", "check_trained_on", "check_world", "training_world"]
 
 VAE_VERSION = 1
 CLIP_VERSION = 2
@@ -27,10 +27,12 @@ def _auxiliary_inputs(p: Params) -> dict:
     return {"world": world, "data": data_version(p.world), "auxiliary": p.base.auxiliary, "seed": p.seed}
 
 
-def _training_inputs(p: Params) -> dict:
+def training_world(p: Params, people: int | None) -> dict:
+    """What the members of the world's first few people (None: all) depend on; written beside a model that was trained on them."""
     keys = {"kind", "seed", "people", "bystanders", "members", "duplicated", "copies"}
     keys |= {"nonmembers"} if p.world.kind == "olivetti" else set()
-    return p.world.model_dump(include=keys) | {"data": data_version(p.world)}
+    some = {"unet_people": people} if people else {}
+    return p.world.model_dump(include=keys) | {"data": data_version(p.world)} | some
 
 
 def _inputs(p: Params) -> dict[str, dict]:
@@ -38,7 +40,13 @@ def _inputs(p: Params) -> dict[str, dict]:
     auxiliary = _auxiliary_inputs(p)
     vae = auxiliary | {"vae": p.base.vae.model_dump(), "version": VAE_VERSION}
     clip = auxiliary | {"clip": p.base.clip.model_dump(), "version": CLIP_VERSION}
-    unet = {"vae": vae, "clip": clip, "training": _training_inputs(p), "unet": p.base.unet.model_dump(), "version": UNET_VERSION}
+    unet = {
+        "vae": vae,
+        "clip": clip,
+        "training": training_world(p, p.base.unet.people),
+        "unet": p.base.unet.model_dump(exclude={"people"}),
+        "version": UNET_VERSION,
+    }
     return {"vae": vae, "clip": clip, "unet": unet}
 
 
@@ -63,17 +71,31 @@ def base_tokenizer(p: Params):
         return mini.build_tokenizer(Path(scratch))
 
 
-def check_world(p: Params) -> None:
+def check_world(p: Params, mend: str = "set retrain_base=true to train a base for this world") -> None:
     """Raises ParamsError if the base model says that it was trained on another world than the one that is attacked."""
     folder = base_folder(p)
-    if not folder or not (folder / WORLD).is_file():
+    if folder:
+        knob = "base.unet.people (extraction.people for extraction.base)"
+        check_trained_on(folder, training_world(p, p.base.unet.people), knob, mend)
+
+
+def check_trained_on(folder: Path, attacked: dict, people: str, mend: str) -> None:
+    """Raises ParamsError if a model's folder says that it was trained on other people than `attacked`, of `training_world`.
+
+    people: the parameter that says on how many; mend: what to do if the worlds differ otherwise.
+    """
+    if not (folder / WORLD).is_file():
         return
-    trained, attacked = json.loads((folder / WORLD).read_text()), json.loads(json.dumps(_training_inputs(p)))
+    trained, attacked = json.loads((folder / WORLD).read_text()), json.loads(json.dumps(attacked))
     for key in sorted(trained | attacked):
         if trained.get(key) != attacked.get(key):
+            if key == "unet_people":
+                raise ParamsError(
+                    f"{people} is {attacked.get(key)} but {folder} was trained on {trained.get(key) or 'all'} people; set it to that."
+                )
             raise ParamsError(
-                f"world.{key} is {attacked.get(key)!r} but base.path {folder} was trained with {trained.get(key)!r}: its members would not"
-                f" be this world's; set retrain_base=true to train a base for this world."
+                f"world.{key} is {attacked.get(key)!r} but {folder} was trained with {trained.get(key)!r}: its members would not"
+                f" be this world's; {mend}."
             )
 
 
@@ -114,7 +136,7 @@ def _assemble(p: Params, store: Store, new: Path) -> None:
         stage: json.loads((at / "training.json").read_text()) for stage, at in (("vae", vae_at), ("clip", clip_at), ("unet", unet_at))
     }
     (new / "training.json").write_text(json.dumps(report, indent=1))
-    (new / WORLD).write_text(json.dumps(_training_inputs(p), indent=1))
+    (new / WORLD).write_text(json.dumps(training_world(p, p.base.unet.people), indent=1))
 
 
 def _report(folder: Path, stage: str, losses: list[float], **metrics) -> None:
@@ -166,7 +188,7 @@ def _unet(p: Params, store: Store, inputs: dict, vae_at: Path, clip_at: Path, to
     vae = AutoencoderKL.from_pretrained(vae_at / "vae")
     encoder = mini.text_encoder(CLIPModel.from_pretrained(clip_at / "clip")).requires_grad_(False)
     tokenizer = CLIPTokenizer.from_pretrained(clip_at / "tokenizer")
-    photos = training_photos(p.world, store)
+    photos = training_photos(p.world, store, p.base.unet.people)
     with torch.no_grad():
         z = [vae.encode(x * 2 - 1).latent_dist.mode() for some in photos.values() for x in some.batches(64, 256)]
     unet, losses = mini.train_unet(

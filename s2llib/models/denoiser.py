@@ -11,6 +11,7 @@ __all__ = ["Denoiser"]
 class Denoiser:
     """eps(z, t, c) of a `StableDiffusionPipeline`, in float32, in batches, with a count of UNet evaluations.
 
+    Of a `DDPMPipeline` too, an unconditional `UNet2DModel`: z0 is then the image in [-1, 1], and the prompts are empty.
     a: [T] cumulative alphas, read from the pipeline's scheduler. evaluations: UNet evaluations so far, one per image
     and timestep. prediction: `epsilon` or `v_prediction`; `check_folder` admits no other.
     """
@@ -21,17 +22,20 @@ class Denoiser:
         self.a = pipeline.scheduler.alphas_cumprod.to(self.device, torch.float32)
         self.prediction = pipeline.scheduler.config.prediction_type
         self.evaluations = 0
+        self.conditional = hasattr(pipeline, "text_encoder")
 
     @property
     def size(self) -> int:
         """Edge of the images in pixels."""
-        return self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
+        return self.pipeline.unet.config.sample_size * (self.pipeline.vae_scale_factor if self.conditional else 1)
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """z0 [n, ch, h, w] of pixels [n, 3, H, W] in [0, 1]: the posterior's mode times the VAE's scaling factor."""
-        vae = self.pipeline.vae
-        chunks = (pixels.to(self.device) * 2 - 1).split(self.batch)
+        x = pixels.to(self.device) * 2 - 1
+        if not self.conditional:
+            return x
+        vae, chunks = self.pipeline.vae, x.split(self.batch)
         return torch.cat([vae.encode(x).latent_dist.mode() for x in chunks]) * vae.config.scaling_factor
 
     def encode_photos(self, photos: Photos) -> Tensor:
@@ -40,7 +44,9 @@ class Denoiser:
 
     @torch.no_grad()
     def prompts(self, texts: list[str]) -> Tensor:
-        """c [n, tokens, dim]: last hidden states of the text encoder."""
+        """c [n, tokens, dim]: last hidden states of the text encoder; [n, 0, 0] without one."""
+        if not self.conditional:
+            return torch.zeros(len(texts), 0, 0, device=self.device)
         tokenizer = self.pipeline.tokenizer
         texts = self.pipeline.maybe_convert_prompt(texts, tokenizer)
         ids = tokenizer(
@@ -54,7 +60,8 @@ class Denoiser:
         n = len(z)
         t = torch.as_tensor(t, device=z.device).expand(n)
         c = c.expand(n, -1, -1)
-        parts = zip(z.split(self.batch), t.split(self.batch), c.split(self.batch), strict=True)
+        inputs = (z, t, c) if self.conditional else (z, t)
+        parts = zip(*(x.split(self.batch) for x in inputs), strict=True)
         predicted = torch.cat([self.pipeline.unet(*part).sample for part in parts])
         self.evaluations += n
         if self.prediction == "v_prediction":

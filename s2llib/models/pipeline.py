@@ -10,7 +10,7 @@ from s2llib.params import Params, ParamsError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["base_folder", "check_folder", "load_pipeline", "pick_device"]
+__all__ = ["base_folder", "check_folder", "check_unconditional", "load_pipeline", "pick_device", "resolved"]
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
@@ -54,6 +54,16 @@ def check_folder(folder: Path) -> None:
         raise ParamsError(f"base.path: {folder} predicts '{prediction}'; the attacks are defined for epsilon and v_prediction.")
 
 
+def check_unconditional(folder: Path) -> None:
+    """Raises ParamsError unless the folder is a DDPMPipeline with safetensors weights."""
+    try:
+        kind = json.loads((folder / "model_index.json").read_text()).get("_class_name")
+    except (OSError, ValueError):
+        kind = None
+    if kind != "DDPMPipeline" or not list((folder / "unet").glob("*.safetensors")):
+        raise ParamsError(f"zero_prior.path: {folder} is no DDPMPipeline with .safetensors weights; save one there, or set it to null.")
+
+
 def _quiet() -> None:
     """No bars and notes from the libraries: a study loads hundreds of models."""
     import diffusers
@@ -94,6 +104,10 @@ def base_folder(params: Params) -> Path | None:
         except (OSError, ValueError, HfHubHTTPError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ParamsError(f"base.hub: {params.base.hub} cannot be downloaded ({reason}); check its name and the network.") from None
-    path = Path(os.path.expanduser(params.base.path))
-    root = Path(__file__).resolve().parents[2]
-    return path if path.is_absolute() or path.exists() else root / path
+    return resolved(params.base.path)
+
+
+def resolved(path: str) -> Path:
+    """A folder of a profile; a relative one that is not below the working directory is below the repository."""
+    given, root = Path(os.path.expanduser(path)), Path(__file__).resolve().parents[2]
+    return given if given.is_absolute() or given.exists() else root / given

@@ -12,7 +12,7 @@ from s2llib.params import Params, Statistics
 from s2llib.report.membership import Paired, change, collect, estimate_row, level
 from s2llib.study import PRETRAINED, other_base
 
-__all__ = ["Ablation", "ablation_table", "ablations", "trend_table", "trends"]
+__all__ = ["Ablation", "ablation_table", "ablations", "auc_changes", "trend_table", "trends"]
 
 CHANGE, LEVEL = "trend of the AUC change", "trend of the AUC after fine-tuning"
 
@@ -58,6 +58,15 @@ def _aucs(scores: pd.DataFrame, p: Statistics) -> dict[str, Estimate]:
     return {method: paired.estimates(method, paired.domains(tuned), ("auc",))["auc"] for method in (PRETRAINED, tuned)}
 
 
+def auc_changes(scores: pd.DataFrame, p: Statistics) -> dict[object, Estimate]:
+    """{value: change in iid AUC of one attack}, on one set of resamples."""
+    found = {}
+    for value, part in scores.groupby("value", sort=False):
+        base, tuned = _aucs(part, p).values()
+        found[value] = tuned - base
+    return found
+
+
 def ablation_table(scores: pd.DataFrame, column: str, p: Statistics) -> pd.DataFrame:
     """Tidy iid AUC of every attack at each value of an ablation, with the change against the pre-trained model.
 
@@ -82,6 +91,8 @@ def trend_table(scores: pd.DataFrame, column: str, p: Statistics) -> pd.DataFram
     rows = []
     for attack, every in scores.groupby("attack", sort=False):
         pairs = [tuple(_aucs(part, p).values()) for _, part in every.groupby("value", sort=False)]
+        if len(pairs) < 2:
+            continue
         moving = {CHANGE: [tuned - base for base, tuned in pairs]}
         if len({base.value for base, _ in pairs}) > 1:
             moving[LEVEL] = [tuned for _, tuned in pairs]
@@ -97,14 +108,17 @@ def trends(trend: pd.DataFrame, table: pd.DataFrame, claim: str | None) -> str:
 
     claim: of the paper, as in `Ablation`; it is about the AUC after fine-tuning where the base model differs, else about the change.
     """
-    lines, claimed = [], LEVEL if (trend["metric"] == LEVEL).any() else CHANGE
+    if trend.empty:
+        return "Fewer than two values: no trend."
+    lines, claimed = [], LEVEL if LEVEL in set(trend["metric"]) else CHANGE
     for _, row in trend.iterrows():
         part = table[(table["attack"] == row["attack"]) & table["delta"].notna()]
         what, ends = ("AUC after fine-tuning", level) if row["metric"] == LEVEL else ("change in AUC", change)
         first, last = (ends(end) for _, end in part.iloc[[0, -1]].iterrows())
         where = f"{TITLES[row['attack']]}**, {row['parameter']} {row['from']} to {row['to']}"
         says = _says(row, claim if row["metric"] == claimed else None)
-        lines.append(f"- **{where}: {what} {first} to {last}; trend {level(row, '+.3f')}: {says}.")
+        below = "; the AUC there is below 0.5: leakage with the other sign" if part.iloc[-1]["high"] < 0.5 else ""
+        lines.append(f"- **{where}: {what} {first} to {last}; trend {level(row, '+.3f')}: {says}{below}.")
     return "\n".join(lines)
 
 

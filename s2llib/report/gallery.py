@@ -24,15 +24,31 @@ CAPTIONS = {
     "s2l_timesteps": "AUC against the attack's timestep, before and after.",
     "s2l_protocols": "What the choice of the non-members does; red: the blind baseline.",
     "s2l_placebo": "Change in AUC under the shifted protocols: members, and photographs that no model saw in their place.",
+    "s2l_figure1": "The attack at a glance: SP image, what the fine-tuned model draws from the same noise, the nearest private photograph.",
+    "s2l_main": "Membership inference (SecMI) and extraction side by side.",
+    "s2l_extraction": "Data extraction before and after fine-tuning on self-generated images.",
+    "s2l_extraction_copies": "Share of photographs that are extracted (%), by how often the training set holds them.",
+    "s2l_figure3": "Closest matches: SP image, S2L sample, nearest private photograph.",
+    "s2l_figure4": "Extracted images per domain against delta and k; dotted: false alarms.",
+    "s2l_extraction_mild": "The same count for the lab's own base model, which memorises no single image.",
+    "s2l_extraction_options": "Other ways to look for a match: tiles, agreeing generations, the released code's steps.",
     "s2l_figure2_left": "Change in AUC against the LoRA rank (DreamBooth+LoRA).",
     "s2l_figure2_right": "Change in AUC against the tokens that Textual Inversion adds or removes.",
     "s2l_sp_images": "Change in AUC against the size of the SP set (DreamBooth).",
     "s2l_steps": "Change in AUC against fine-tuning steps (DreamBooth).",
     "s2l_model_scale": "Change in AUC against the size of the base model (DreamBooth).",
+    "s2l_prior_sets": "Prior knowledge: what the attacker fine-tunes on, by what is known.",
+    "s2l_prior_knowledge": "AUC (iid) by prior knowledge, and its change against the pre-trained model.",
+    "s2l_prior_knowledge_trend": "How the change in AUC moves from no prior knowledge to public photographs.",
+    "s2l_prior_extraction": "Data extraction by prior knowledge.",
+    "s2l_zero_prior": "No prior knowledge, on a small unconditional model: AUC (iid) and its change.",
+    "s2l_domain_transfer": "Public domains first: AUC (iid) and its change.",
+    "s2l_domain_transfer_contrasts": "Public domains first against S2L alone, and against the public photographs alone.",
+    "s2l_domain_transfer_extraction": "Public domains first: data extraction.",
 }
 
 # linked, not printed
-WIDE_TABLES = ("s2l_timesteps", "s2l_figure2_left", "s2l_figure2_right", "s2l_sp_images", "s2l_steps", "s2l_model_scale")
+WIDE_TABLES = ("s2l_timesteps", "s2l_figure4", "s2l_figure2_left", "s2l_figure2_right", "s2l_sp_images", "s2l_steps", "s2l_model_scale")
 
 
 def write_gallery(profile: str) -> None:

@@ -14,7 +14,9 @@ from s2llib.report.membership import method_title
 from s2llib.report.placebo import PLACES
 from s2llib.study import PRETRAINED
 
-__all__ = ["ablation", "changes", "contact_sheet", "curves", "placebo", "protocol_contrast", "roc", "sweep"]
+__all__ = [
+    "ablation", "changes", "contact_sheet", "curves", "extraction_curves", "named_changes", "placebo", "protocol_contrast", "roc", "sweep",
+]  # fmt: skip
 
 sns.set_theme(style="whitegrid", context="paper", rc={"axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "s2l"})
 
@@ -37,8 +39,8 @@ def _finish(figure: Figure, axis: plt.Axes) -> None:
     plt.close(figure)
 
 
-def contact_sheet(rows: dict[str, Tensor], columns: int = 8, edge: float = 0.75) -> Figure:
-    """One labelled row of images for every entry; images are [n, 3, h, w] in [0, 1]."""
+def contact_sheet(rows: dict[str, Tensor], columns: int = 8, edge: float = 0.75, heads: tuple[str, ...] = ()) -> Figure:
+    """One labelled row of images for every entry; images are [n, 3, h, w] in [0, 1]; heads: what the columns show."""
     figure, axes = plt.subplots(len(rows), columns, figsize=(edge * columns + 1.3, edge * len(rows)), squeeze=False)
     for line, (label, images) in zip(axes, rows.items(), strict=True):
         for place, axis in enumerate(line):
@@ -46,6 +48,8 @@ def contact_sheet(rows: dict[str, Tensor], columns: int = 8, edge: float = 0.75)
             if place < len(images):
                 axis.imshow(images[place].permute(1, 2, 0).numpy(), interpolation="nearest")
         line[0].text(-0.15, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=8)
+    for axis, head in zip(axes[0], heads, strict=False):
+        axis.set_title(head, fontsize=8)
     figure.subplots_adjust(wspace=0.04, hspace=0.04)
     plt.close(figure)
     return figure
@@ -159,14 +163,55 @@ def ablation(table: pd.DataFrame, column: str) -> Figure:
     for axis, attack in zip(axes[0], attacks, strict=True):
         part = table[(table["attack"] == attack) & table["delta"].notna()]
         x = np.arange(len(part))
-        error = np.stack([part["delta"] - part["delta_low"], part["delta_high"] - part["delta"]])
-        axis.errorbar(x, part["delta"], yerr=error.clip(0), fmt="o-", ms=3.5, lw=1.2, color=sns.color_palette("colorblind")[0])
+        axis.errorbar(x, part["delta"], yerr=_delta_error(part), fmt="o-", ms=3.5, lw=1.2, color=sns.color_palette("colorblind")[0])
         axis.axhline(0, color="black", lw=0.8)
         axis.set(title=_title(attack), xlabel=column, xticks=x)
         axis.set_xticklabels(list(map(str, part[column])), fontsize=7)
     axes[0, 0].set_ylabel("change in AUC (iid)")
     figure.tight_layout()
     plt.close(figure)
+    return figure
+
+
+def named_changes(table: pd.DataFrame, column: str) -> Figure:
+    """Change in AUC with its interval, a row for each name in `column`, from the top, and a panel per attack."""
+    attacks, names = list(table["attack"].unique()), list(table.loc[table["delta"].notna(), column].unique())
+    size = (1.4 + 1.7 * len(attacks), 0.9 + 0.26 * len(names))
+    figure, axes = plt.subplots(1, len(attacks), figsize=size, sharey=True, sharex=True, squeeze=False)
+    for axis, attack in zip(axes[0], attacks, strict=True):
+        part = table[(table["attack"] == attack) & table["delta"].notna()]
+        rows = [names.index(name) for name in part[column]]
+        axis.errorbar(part["delta"], rows, xerr=_delta_error(part), fmt="o", ms=3.5, lw=1.2, color=sns.color_palette("colorblind")[0])
+        axis.axvline(0, color="black", lw=0.8)
+        axis.set(title=_title(attack), yticks=range(len(names)), yticklabels=names)
+    axes[0, 0].invert_yaxis()
+    figure.supxlabel("change in AUC (iid)", fontsize="medium")
+    figure.tight_layout()
+    plt.close(figure)
+    return figure
+
+
+def _delta_error(part: pd.DataFrame) -> np.ndarray:
+    """[2, n]: how far the interval reaches below and above each change."""
+    return np.stack([part["delta"] - part["delta_low"], part["delta_high"] - part["delta"]]).clip(0)
+
+
+def extraction_curves(table: pd.DataFrame) -> Figure:
+    """S2L's Figure 4: DE per domain against delta and against k with its interval, a line per method; dotted: false alarms."""
+    axes_names, methods = list(table["axis"].unique()), list(table["method"].unique())
+    palette = _palette(methods)
+    figure, axes = plt.subplots(1, len(axes_names), figsize=(3.2 * len(axes_names), 2.8), squeeze=False)
+    for axis, name in zip(axes[0], axes_names, strict=True):
+        for (method, metric), part in table[table["axis"] == name].groupby(["method", "metric"], sort=False):
+            colour, counted = palette[method], metric == "DE"
+            axis.plot(
+                part["x"], part["value"], color=colour, lw=1.2, ls="-" if counted else ":", label=method_title(method) if counted else None
+            )
+            if counted:
+                axis.fill_between(part["x"], part["low"], part["high"], color=colour, alpha=0.12, lw=0)
+        axis.set(xlabel={"delta": "delta (RMS)"}.get(name, name), xscale="log" if name == "k" else "linear")
+    axes[0, 0].set_ylabel("images per domain (dotted: false alarms)")
+    _finish(figure, axes[0, 0])
     return figure
 
 

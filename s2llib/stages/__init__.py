@@ -1,0 +1,1 @@
+"""Stages of a study beyond membership inference, each a mixin of `Study`."""
