@@ -308,8 +308,8 @@ class Extraction(Section):
 
     base: the folder of the base model that is attacked, trained on the first `people` people, of whom the first `domains` are
     attacked; None: the profile's own, and all its domains. prompts: `sp`, images SP prompts for each model; `captions`, every
-    photograph's own caption, draws times; guidance: of these images, None: sp.guidance. The
-    rest are other ways to look for a match, on option_domains domains.
+    photograph's own caption, draws times; guidance: of these images, None: sp.guidance. The rest are other ways to look for
+    a match, on option_domains domains.
     """
 
     base: str | None = None

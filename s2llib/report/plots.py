@@ -101,20 +101,21 @@ def changes(table: pd.DataFrame) -> Figure:
     return _forest(names, attacks, series, (2.7, 0.15 * len(methods) * len(attacks) + 1.2))
 
 
-def _forest(names: list[str], attacks: list[str], series: list[tuple], size: tuple[float, float]) -> Figure:
-    """Changes in AUC with their intervals, a row per attack, a panel per protocol.
+def _forest(
+    panels: list[str], rows: list[str], series: list[tuple], size: tuple[float, float], panel: str = "protocol", row: str = "attack"
+) -> Figure:  # fmt: skip
+    """Changes in AUC with their intervals, a row for each value of one column, a panel for each value of another.
 
     series: (rows of a table, vertical offset, style); size: width of a panel and height in inches.
     """
-    figure, axes = plt.subplots(1, len(names), figsize=(size[0] * len(names) + 0.6, size[1]), sharey=True, squeeze=False)
-    for axis, protocol in zip(axes[0], names, strict=True):
-        for rows, offset, style in series:
-            part = rows[rows["protocol"] == protocol].set_index("attack").loc[attacks]
-            error = np.stack([part["delta"] - part["delta_low"], part["delta_high"] - part["delta"]])
-            axis.errorbar(part["delta"], np.arange(len(attacks)) + offset, xerr=error.clip(0), fmt="o", ms=3.5, **style)
+    figure, axes = plt.subplots(1, len(panels), figsize=(size[0] * len(panels) + 0.6, size[1]), sharey=True, squeeze=False)
+    for axis, name in zip(axes[0], panels, strict=True):
+        for found, offset, style in series:
+            part = found[found[panel] == name].set_index(row).loc[rows]
+            axis.errorbar(part["delta"], np.arange(len(rows)) + offset, xerr=_delta_error(part), fmt="o", ms=3.5, **style)
         axis.axvline(0, color="black", lw=0.8)
-        axis.set(title=protocol, xlabel="change in AUC", yticks=range(len(attacks)), yticklabels=[_title(a) for a in attacks])
-        axis.locator_params(axis="x", nbins=5)
+        axis.set(title=_title(name), xlabel="change in AUC", yticks=range(len(rows)), yticklabels=[_title(value) for value in rows])
+        axis.locator_params(axis="x", nbins=min(5, int(2 * size[0])))  # as many as fit
     axes[0, 0].invert_yaxis()
     _finish(figure, axes[0, 0])
     return figure
@@ -175,20 +176,10 @@ def ablation(table: pd.DataFrame, column: str) -> Figure:
 
 def named_changes(table: pd.DataFrame, column: str) -> Figure:
     """Change in AUC with its interval, a row for each name in `column`, from the top, and a panel per attack."""
-    attacks, names = list(table["attack"].unique()), list(table.loc[table["delta"].notna(), column].unique())
-    size = (1.4 + 1.7 * len(attacks), 0.9 + 0.26 * len(names))
-    figure, axes = plt.subplots(1, len(attacks), figsize=size, sharey=True, sharex=True, squeeze=False)
-    for axis, attack in zip(axes[0], attacks, strict=True):
-        part = table[(table["attack"] == attack) & table["delta"].notna()]
-        rows = [names.index(name) for name in part[column]]
-        axis.errorbar(part["delta"], rows, xerr=_delta_error(part), fmt="o", ms=3.5, lw=1.2, color=sns.color_palette("colorblind")[0])
-        axis.axvline(0, color="black", lw=0.8)
-        axis.set(title=_title(attack), yticks=range(len(names)), yticklabels=names)
-    axes[0, 0].invert_yaxis()
-    figure.supxlabel("change in AUC (iid)", fontsize="medium")
-    figure.tight_layout()
-    plt.close(figure)
-    return figure
+    rows = table[table["delta"].notna()]
+    attacks, names = list(rows["attack"].unique()), list(rows[column].unique())
+    series = [(rows, 0, {"lw": 1.2, "color": sns.color_palette("colorblind")[0]})]
+    return _forest(attacks, names, series, (1.9, 1.1 + 0.26 * len(names)), panel="attack", row=column)
 
 
 def _delta_error(part: pd.DataFrame) -> np.ndarray:
