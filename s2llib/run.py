@@ -73,12 +73,13 @@ def code_versions() -> dict[str, int]:
 
 
 def notebook_key(path: Path, study) -> str:
-    """What a notebook's results depend on: its cells, the parameters, the base models and the stages' code versions."""
-    from s2llib.store import digest
+    """What a notebook's results depend on: its cells, the parameters, base models, stages' code versions, the code of the tables."""
+    from s2llib.store import digest, file_digest
 
     cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(path.read_text())["cells"]]
     digests = [domain.digest for domain in study.domains] if study.params.world.kind == "folder" else []
-    return digest([cells, study.params.model_dump(mode="json"), study.base_keys, digests, code_versions()])
+    tables = [file_digest(source) for folder in ("report", "metrics") for source in sorted((ROOT / "s2llib" / folder).glob("*.py"))]
+    return digest([cells, study.params.model_dump(mode="json"), study.base_keys, digests, code_versions(), tables])
 
 
 class Status:

@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from s2llib import Study, run
+
 ROOT = Path(__file__).resolve().parent.parent
 FAST = ["--profile", "tiny", "--set", "finetune.methods=[dreambooth]", "--set", "base.unet.epochs=10"]
 
@@ -84,6 +86,18 @@ def test_a_second_call_executes_nothing(finished):
     assert "unchanged" in done.stdout
     assert "made" not in done.stdout
     assert time.monotonic() - start < 10
+
+
+def test_a_notebook_is_executed_again_when_the_code_of_its_tables_changes(tmp_path, monkeypatch):
+    source, notebook = tmp_path / "s2llib" / "report" / "tables.py", tmp_path / "01.ipynb"
+    source.parent.mkdir(parents=True)
+    notebook.write_text('{"cells": []}')
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    study, keys = Study.from_profile("tiny", {}, root=tmp_path / "store"), []
+    for text in ("a = 1", "a = 1", "a = 2"):
+        source.write_text(text)
+        keys.append(run.notebook_key(notebook, study))
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_another_seed_gives_other_tables_and_a_lost_figure_is_made_again(finished):
