@@ -217,6 +217,10 @@ def run(args: argparse.Namespace) -> int:
     folder, rows = study.store.root / "runs" / args.profile, []
     folder.mkdir(parents=True, exist_ok=True)
     for number, path in enumerate(notebooks, 1):
+        if reason := study.refusal(path.stem):
+            print(f"{path.stem} is skipped. {reason}", file=sys.stderr)
+            rows.append((path.stem, "skipped", 0, 0))
+            continue
         at, key = folder / f"{path.stem}.json", notebook_key(path, study)
         record = _record(at)
         if not args.fresh and unchanged(record, key, args.profile):

@@ -18,6 +18,7 @@ from s2llib.finetune.methods import METHODS, PRETRAINED
 from s2llib.params import Params, ParamsError, Recipe, load_params
 from s2llib.progress import track
 from s2llib.scale import precompute
+from s2llib.stages.blackbox import BlackBoxStage
 from s2llib.stages.extraction import ExtractionStage
 from s2llib.stages.priors import PriorStage
 from s2llib.stages.zero_prior import ZeroPriorStage
@@ -35,7 +36,7 @@ def other_base(path: str) -> dict:
     return {"base.path": path, "base.hub": None, "retrain_base": False}
 
 
-class Study(ExtractionStage, PriorStage, ZeroPriorStage):
+class Study(ExtractionStage, PriorStage, ZeroPriorStage, BlackBoxStage):
     """All experiments of one profile. Nothing is computed until it is asked for, and nothing twice."""
 
     def __init__(self, params: Params, root: str | Path | None = None):
@@ -78,6 +79,10 @@ class Study(ExtractionStage, PriorStage, ZeroPriorStage):
             self._check_zero_prior(resolved(p.zero_prior.path))
         if p.world.kind != "portraits":
             self.domains  # noqa: B018  read and checked now, not in the middle of a run
+
+    def refusal(self, notebook: str) -> str:
+        """Why a notebook cannot run on this profile's model and images; empty if it can."""
+        return self.no_blackbox() if notebook.startswith("07") else ""
 
     def _check_zero_prior(self, folder: Path) -> None:
         """The unconditional model of the profile is there and knows this world."""

@@ -16,7 +16,7 @@ __all__ = ["SIZE", "STREAMS", "STYLES", "portrait"]
 SIZE = 64
 _SCALE = 4  # drawn at 256 pixels, reduced by box averaging: smooth edges without an image library's filters
 STYLES = ("candid", "studio", "street")
-STREAMS = {"member": 1, "nonmember": 2, "studio": 3, "street": 4, "auxiliary": 5}
+STREAMS = {"member": 1, "nonmember": 2, "studio": 3, "street": 4, "auxiliary": 5, "private": 6}
 
 COLOURS = {
     "red": (190, 44, 48),

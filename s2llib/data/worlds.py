@@ -15,8 +15,8 @@ from s2llib.params import ParamsError, World
 from s2llib.store import Store, digest, file_digest
 
 __all__ = [
-    "auxiliary_images", "check_unchanged", "data_version", "domain_names", "everyone", "known_names", "load_domains", "public_photos",
-    "training_photos",
+    "auxiliary_images", "check_unchanged", "data_version", "domain_names", "everyone", "known_names", "load_domains", "private_pool",
+    "public_photos", "training_photos",
 ]  # fmt: skip
 
 PORTRAITS_VERSION = 1
@@ -184,6 +184,42 @@ def _public_folder(folder: Path, world: World, who: int, count: int) -> None:
     for i in range(count):
         pixels, caption = portrait(world.seed, who, "auxiliary", _AUXILIARY_OFFSET + 6 * i + 1)  # of the members' style
         rows.append({"file_name": f"{i:04d}.png", "text": caption, "domain": person_name(who), "split": PUBLIC})
+        images.append(Image.fromarray(pixels))
+    write_folder(folder, rows, images)
+
+
+def private_pool(world: World, count: int, store: Store, folder: str | None = None) -> Photos:
+    """`count` photographs that the base model never saw, to be dealt into fine-tuning sets; no two have the same content.
+
+    Portraits: of a stream of their own, people in turn; Olivetti and folders: the iid non-members. folder: an image folder to take
+    them from instead. Raises ParamsError where there are too few.
+    """
+    if world.kind == "portraits" and not folder:
+        inputs = {"seed": world.seed, "people": world.people, "count": count}
+        make = lambda new: _private_folder(new, world, count)  # noqa: E731
+        ((_, splits),) = read_folder(store.get("private_pool", PORTRAITS_VERSION, inputs, make)).items()
+        return splits["private"]
+    if folder:
+        found = [photos for splits in read_folder(Path(folder).expanduser()).values() for photos in splits.values()]
+    else:
+        found = [person.splits[NONMEMBER] for person in everyone(world, store)]
+    photos = Photos.join(found)
+    first = {file_digest(path): i for i, path in reversed(list(enumerate(photos.paths)))}
+    photos = photos.where(i in set(first.values()) for i in range(len(photos)))
+    if len(photos) < count:
+        raise ParamsError(
+            f"blackbox: {count} different photographs are needed that the base model never saw and {len(photos)} are there; lower"
+            " blackbox.members, or set blackbox.folder to an image folder with more."
+        )
+    order = np.random.default_rng([world.seed, count]).permutation(len(photos))[:count]
+    return Photos(*(tuple(column[i] for i in order) for column in (photos.paths, photos.captions, photos.copies)))
+
+
+def _private_folder(folder: Path, world: World, count: int) -> None:
+    rows, images = [], []
+    for i in range(count):
+        pixels, caption = portrait(world.seed, i % world.people, "private", i)
+        rows.append({"file_name": f"{i:04d}.png", "text": caption, "domain": "everybody", "split": "private"})
         images.append(Image.fromarray(pixels))
     write_folder(folder, rows, images)
 

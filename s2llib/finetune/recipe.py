@@ -18,7 +18,9 @@ from s2llib.models.denoiser import Denoiser
 from s2llib.models.pipeline import load_pipeline
 from s2llib.params import ParamsError, Recipe
 
-__all__ = ["FINETUNE_VERSION", "finetune", "learning_rates", "load_finetuned", "prompt_of", "save_finetuned"]
+__all__ = [
+    "FINETUNE_VERSION", "denoising_target", "embed_prompts", "finetune", "learning_rates", "load_finetuned", "prompt_of", "save_finetuned",
+]  # fmt: skip
 
 FINETUNE_VERSION = 1
 
@@ -60,6 +62,11 @@ class _Prompts:
         """[b, tokens, dim] for the images with these indices."""
         c = self.encoder(self.ids)[0] if self.once is None else self.once
         return c[self.which[images]]
+
+
+def embed_prompts(pipeline, texts: list[str]) -> Tensor:
+    """c [n, tokens, dim] of these prompts by a frozen text encoder."""
+    return _Prompts(pipeline, texts, frozen=True)(torch.arange(len(texts)))
 
 
 class _Latents:
@@ -128,12 +135,17 @@ def _denoising_loss(denoiser: Denoiser, latents: _Latents, prompts: _Prompts, ba
     A v-prediction model is trained on v = sqrt(a) noise - sqrt(1-a) z0 (Salimans & Ho 2022).
     """
     which = torch.randint(latents.count, (batch,), generator=draw)
-    z = latents(which)
-    t = torch.randint(0, len(denoiser.a), (batch,), generator=draw).to(z.device)
+    x, t, target = denoising_target(denoiser, latents(which), draw)
+    return F.mse_loss(denoiser.pipeline.unet(x, t, prompts(which)).sample, target)
+
+
+def denoising_target(denoiser: Denoiser, z: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """(noised latents, timesteps [n], what is to be predicted) of clean latents z [n, ch, h, w]."""
+    t = torch.randint(0, len(denoiser.a), (len(z),), generator=draw).to(z.device)
     a = denoiser.a[t].view(-1, 1, 1, 1)
     noise = torch.randn(z.shape, generator=draw).to(z)
     target = a.sqrt() * noise - (1 - a).sqrt() * z if denoiser.prediction == "v_prediction" else noise
-    return F.mse_loss(denoiser.pipeline.unet(a.sqrt() * z + (1 - a).sqrt() * noise, t, prompts(which)).sample, target)
+    return a.sqrt() * z + (1 - a).sqrt() * noise, t, target
 
 
 def _save_lora(pipeline, recipe: Recipe, parts: list[str], folder: Path) -> None:

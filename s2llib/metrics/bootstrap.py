@@ -10,7 +10,7 @@ import numpy as np
 
 from s2llib.metrics.roc import pair_order, tpr_at_fpr
 
-__all__ = ["Estimate", "HierarchicalBootstrap", "Scores", "linear_trend"]
+__all__ = ["Estimate", "HierarchicalBootstrap", "PhotoBootstrap", "Scores", "linear_trend"]
 
 POOL_BELOW = 100  # non-members in a domain: with fewer, TPR@1%FPR is computed on scores pooled over domains
 
@@ -111,3 +111,46 @@ class HierarchicalBootstrap:
         counts = np.zeros((self.replicates, self.sizes[d][side]))
         np.add.at(counts, self.rows[d], self.weights[d][side])
         return counts
+
+
+class PhotoBootstrap:
+    """Resamples of two sets of photographs, for models that share them: the members of target 0 are the non-members of target 1.
+
+    sizes: of the two sets; an interval is over photographs, with these models. scores: a pair (members [m], non-members [n]) for
+    each target.
+    """
+
+    def __init__(self, sizes: tuple[int, int], replicates: int, seed: int):
+        rng = np.random.default_rng(seed)
+        self.weights = [rng.multinomial(n, np.full(n, 1 / n), size=replicates).astype(np.float64) for n in sizes]
+
+    def _sides(self, target: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.weights[target % 2], self.weights[1 - target % 2]
+
+    @staticmethod
+    def _mean(estimates: list[Estimate]) -> Estimate:
+        return Estimate(float(np.mean([e.value for e in estimates])), np.mean([e.replicates for e in estimates], axis=0))
+
+    def auc(self, scores: list[tuple[np.ndarray, np.ndarray]]) -> Estimate:
+        """AUC of each target, averaged."""
+        found = []
+        for target, (m, n) in enumerate(scores):
+            order, (wm, wn) = pair_order(m, n), self._sides(target)
+            found.append(Estimate(float(order.mean()), ((wm @ order) * wn).sum(1) / order.size))
+        return self._mean(found)
+
+    def tpr(self, scores: list[tuple[np.ndarray, np.ndarray]], fpr: float = 0.01) -> Estimate:
+        """TPR at an FPR of at most `fpr` of each target, averaged."""
+        found = []
+        for target, (m, n) in enumerate(scores):
+            found.append(Estimate(float(tpr_at_fpr(m, n, fpr)), tpr_at_fpr(m, n, fpr, *self._sides(target))))
+        return self._mean(found)
+
+    def accuracy(self, scores: list[tuple[np.ndarray, np.ndarray]], threshold: float = 0.0) -> Estimate:
+        """(TPR + TNR) / 2 of the decision score > threshold of each target, averaged."""
+        found = []
+        for target, (m, n) in enumerate(scores):
+            (wm, wn), right = self._sides(target), ((m > threshold).astype(float), (n <= threshold).astype(float))
+            value = (right[0].mean() + right[1].mean()) / 2
+            found.append(Estimate(float(value), (wm @ right[0] / len(m) + wn @ right[1] / len(n)) / 2))
+        return self._mean(found)

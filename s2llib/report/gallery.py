@@ -45,10 +45,33 @@ CAPTIONS = {
     "s2l_domain_transfer": "Public domains first: AUC (iid) and its change.",
     "s2l_domain_transfer_contrasts": "Public domains first against S2L alone, and against the public photographs alone.",
     "s2l_domain_transfer_extraction": "Public domains first: data extraction.",
+    "bb_figure1": "The black-box attack at a glance: a query photograph, and what its caption brings out of the fine-tuned model.",
+    "bb_captioner": "Captions for Attack-II and IV: share (%) of the true captions that the captioner finds.",
+    "bb_scenarios": "Black-box membership inference: four scenarios, three inference models.",
+    "bb_controls": "Controls: a model that is to leak, and models that never saw the photographs.",
+    "bb_blind": "A classifier that sees photographs and captions and never asks a model.",
+    "bb_figure2": "Accuracy of the hard decision against the threshold.",
+    "bb_figure3": "AUC by image encoder (Attack-I).",
+    "bb_similarity": "AUC by similarity measure, form and aggregate over generations (Attack-I).",
+    "bb_figure4": "AUC against fine-tuning steps (Attack-I).",
+    "bb_train_size": "AUC against the size of the fine-tuning set, at equal epochs (Attack-I).",
+    "bb_figure5": "AUC against inference steps, one generation a query (Attack-I).",
+    "bb_queries": "AUC against the number of generations a query (Attack-I).",
+    "bb_wording": "AUC when the caption is asked for in other words (Attack-I).",
+    "bb_dp_sgd": "DP-SGD: privacy guarantee, what was learnt, AUC (Attack-I), CLIP-R precision.",
 }
 
 # linked, not printed
-WIDE_TABLES = ("s2l_timesteps", "s2l_figure4", "s2l_figure2_left", "s2l_figure2_right", "s2l_sp_images", "s2l_steps", "s2l_model_scale")
+WIDE_TABLES = (
+    "s2l_timesteps",
+    "s2l_figure4",
+    "s2l_figure2_left",
+    "s2l_figure2_right",
+    "s2l_sp_images",
+    "s2l_steps",
+    "s2l_model_scale",
+    "bb_figure2",
+)
 
 
 def write_gallery(profile: str) -> None:

@@ -15,7 +15,8 @@ from s2llib.report.placebo import PLACES
 from s2llib.study import PRETRAINED
 
 __all__ = [
-    "ablation", "changes", "contact_sheet", "curves", "extraction_curves", "named_changes", "placebo", "protocol_contrast", "roc", "sweep",
+    "ablation", "changes", "contact_sheet", "curves", "extraction_curves", "levels", "named_changes", "placebo", "protocol_contrast", "roc",
+    "sweep", "thresholds",
 ]  # fmt: skip
 
 sns.set_theme(style="whitegrid", context="paper", rc={"axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "s2l"})
@@ -221,4 +222,38 @@ def sweep(table: pd.DataFrame) -> Figure:
         axis.set(title=_title(attack), xlabel="timestep t")
     axes[0, 0].set_ylabel("AUC (iid)")
     _finish(figure, axes[0, 0])
+    return figure
+
+
+def levels(table: pd.DataFrame, column: str, joined: bool = True) -> Figure:
+    """AUC with its interval at each value of `column`, a series per inference model; joined: by a line, along an axis that has an order."""
+    table = table[table["metric"] == "AUC"]
+    values, methods = list(dict.fromkeys(table[column])), list(dict.fromkeys(table["method"]))
+    palette = _palette(methods)
+    figure, axis = plt.subplots(figsize=(1.6 + 0.75 * len(values), 2.8))
+    for offset, method in enumerate(methods):
+        part = table[table["method"] == method].set_index(column).loc[values]
+        x = np.arange(len(values)) + 0.5 / len(methods) * (offset - (len(methods) - 1) / 2)
+        error = np.stack([part["value"] - part["low"], part["high"] - part["value"]]).clip(0)
+        axis.errorbar(x, part["value"], yerr=error, fmt="o-" if joined else "o", ms=3.5, lw=1.2, color=palette[method], label=method)
+    axis.axhline(0.5, color="black", lw=0.8, ls=":")
+    axis.set(xlabel=column, ylabel="AUC", xticks=range(len(values)))
+    axis.set_xticklabels(list(map(str, values)), fontsize=7, rotation=0 if joined else 20, ha="center" if joined else "right")
+    _finish(figure, axis)
+    return figure
+
+
+def thresholds(table: pd.DataFrame) -> Figure:
+    """(TPR + TNR) / 2 against the threshold with its interval, a line per scenario; 0: the threshold that was fixed beforehand."""
+    scenarios = list(dict.fromkeys(table["scenario"]))
+    palette = _palette(scenarios)
+    figure, axis = plt.subplots(figsize=(4.6, 2.8))
+    for scenario in scenarios:
+        part = table[table["scenario"] == scenario]
+        axis.plot(part["threshold"], part["value"], color=palette[scenario], lw=1.3, label=scenario)
+        axis.fill_between(part["threshold"], part["low"], part["high"], color=palette[scenario], alpha=0.12, lw=0)
+    axis.axhline(0.5, color="black", lw=0.8, ls=":")
+    axis.axvline(0, color="black", lw=0.8)
+    axis.set(xlabel="threshold, from the one fixed beforehand (standard deviations)", ylabel="(TPR + TNR) / 2")
+    _finish(figure, axis)
     return figure

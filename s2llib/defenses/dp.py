@@ -1,0 +1,103 @@
+"""Fine-tuning with DP-SGD (Abadi et al. 2016) on the parameters of a LoRA, through opacus."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from s2llib.data.domain import Photos
+from s2llib.finetune.parts import PARTS
+from s2llib.finetune.recipe import denoising_target, embed_prompts
+from s2llib.loop import generator
+from s2llib.models.denoiser import Denoiser
+from s2llib.params import PrivateLoRA
+from s2llib.progress import track
+
+__all__ = ["PRIVATE_VERSION", "noise_multiplier", "private_finetune", "spent_epsilon"]
+
+PRIVATE_VERSION = 1
+
+
+def noise_multiplier(epsilon: float | None, recipe: PrivateLoRA) -> float:
+    """The smallest noise, in units of the clipping norm, with which the recipe is (epsilon, delta)-private; None: 0, no privacy."""
+    from opacus.accountants.utils import get_noise_multiplier
+
+    if epsilon is None:
+        return 0.0
+    return get_noise_multiplier(
+        target_epsilon=epsilon, target_delta=recipe.delta, sample_rate=recipe.share, steps=recipe.steps, accountant="rdp",
+        epsilon_tolerance=epsilon / 1000,
+    )  # fmt: skip
+
+
+def spent_epsilon(noise: float, recipe: PrivateLoRA) -> float:
+    """Epsilon of a finished training by opacus' accountant (Renyi DP); infinite without noise."""
+    from opacus.accountants import RDPAccountant
+
+    if noise == 0:
+        return float("inf")
+    accountant = RDPAccountant()
+    accountant.history = [(noise, recipe.share, recipe.steps)]
+    return accountant.get_epsilon(recipe.delta)
+
+
+def private_finetune(pipeline, recipe: PrivateLoRA, images: Photos, epsilon: float | None, seed: int, what: str, batch: int = 128) -> dict:
+    """Train a LoRA on the UNet in place, each image with its caption, and protect every image by (epsilon, delta)-DP.
+
+    In each step every image takes part with probability recipe.share; its gradient is the mean over recipe.draws draws of timestep and
+    noise, cut to norm recipe.clip; Gaussian noise of noise_multiplier x clip is added to the sum. Returns {"loss", "trainable",
+    "threads", "clip", "delta", "noise multiplier", "epsilon", "norms" (median norm of the gradients before they are cut, per step)}.
+    """
+    from opacus.grad_sample import GradSampleModule
+    from opacus.optimizers import DPOptimizer
+
+    torch.manual_seed(seed)
+    denoiser, noise = Denoiser(pipeline, batch), noise_multiplier(epsilon, recipe)
+    z0, c = denoiser.encode_photos(images), embed_prompts(pipeline, list(images.captions))
+    for part in (pipeline.unet, pipeline.text_encoder, pipeline.vae):
+        part.requires_grad_(False)
+    parameters = PARTS["unet_lora"](pipeline, recipe, "", "")
+    unet = GradSampleModule(pipeline.unet.train(), loss_reduction="mean", strict=False)
+    optimizer = DPOptimizer(
+        torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=0.0), noise_multiplier=noise, max_grad_norm=recipe.clip,
+        expected_batch_size=max(1, round(recipe.share * len(images))), generator=generator(seed, 1),
+    )  # fmt: skip
+    losses, norms = [], []
+    for step in track(range(recipe.steps), what):
+        draw = generator(seed, step, 2)
+        which = (torch.rand(len(images), generator=draw) < recipe.share).nonzero()[:, 0].repeat_interleave(recipe.draws)
+        optimizer.zero_grad(set_to_none=True)
+        if len(which):
+            x, t, target = denoising_target(denoiser, z0[which], draw)
+            loss = F.mse_loss(unet(x, t, c[which]).sample, target)
+            loss.backward()
+            losses.append(loss.item())
+        for p in parameters:
+            p.grad_sample = _per_image(p.grad_sample, p, recipe.draws)
+        norms.append(_norms(parameters).median().item() if len(which) else 0.0)
+        optimizer.step()
+    unet.remove_hooks()
+    for p in parameters:
+        p.requires_grad_(False)
+        for name in ("grad_sample", "summed_grad"):
+            if hasattr(p, name):
+                delattr(p, name)
+    pipeline.unet.eval()
+    report = {"loss": losses, "trainable": sum(p.numel() for p in parameters), "threads": torch.get_num_threads(), "norms": norms}
+    return report | {
+        "clip": recipe.clip,
+        "delta": recipe.delta,
+        "noise multiplier": noise,
+        "epsilon": spent_epsilon(noise, recipe) if noise else None,
+    }
+
+
+def _per_image(samples: Tensor | None, p: Tensor, draws: int) -> Tensor:
+    """[images, ...] mean gradients of [images x draws, ...] ones; none of no image."""
+    if samples is None:
+        return torch.zeros(0, *p.shape)
+    return samples.view(-1, draws, *p.shape).mean(1)
+
+
+def _norms(parameters: list[Tensor]) -> Tensor:
+    """[images] norms of the gradients over all parameters."""
+    return torch.stack([p.grad_sample.flatten(1).norm(dim=1) for p in parameters]).norm(dim=0)
