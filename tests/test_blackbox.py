@@ -1,0 +1,525 @@
+import hashlib
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from scipy.stats import multivariate_normal
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+from s2llib import Study
+from s2llib.attacks import blackbox as bb
+from s2llib.attacks.query import CachedGenerator, LocalGenerator
+from s2llib.data.domain import Photos
+from s2llib.defenses.dp import noise_multiplier, private_finetune, spent_epsilon
+from s2llib.finetune.recipe import denoising_target, embed_prompts
+from s2llib.loop import generator
+from s2llib.metrics.bootstrap import PhotoBootstrap
+from s2llib.models.captioner import slot_accuracy, tune_blip, write_captions
+from s2llib.models.denoiser import Denoiser
+from s2llib.models.encoders import check_encoder, contrastive_loss, dct_tokens, transformers_tokens
+from s2llib.params import ParamsError, PrivateLoRA
+from s2llib.report.blackbox import dp_table, dp_verdict, scenario_table, study_table, threshold_table
+from s2llib.stages.blackbox import SCENARIOS, reworded
+
+RNG = np.random.default_rng(0)
+
+
+def digests(photos):
+    return {hashlib.sha256(path.read_bytes()).hexdigest() for path in photos.paths}
+
+
+# sets
+
+
+def test_no_query_image_is_in_any_set_that_something_is_fitted_on(study):
+    target, shadow = study.targets()[0], study.shadows()[0]
+    half = len(target.members) // 2
+    tested = digests(target.members[half:]) | digests(target.others[half:])
+    fitted = digests(target.members[:half]) | digests(target.others[:half]) | digests(shadow.members) | digests(shadow.others)
+    assert len(tested) == 2 * (len(target.members) - half)
+    assert not tested & fitted
+    base = {hashlib.sha256(path.read_bytes()).hexdigest() for d in study.everyone for photos in d.splits.values() for path in photos.paths}
+    assert not (tested | fitted) & base
+    drawn = {x.tobytes() for x in study._auxiliary[0]}  # what VAE, CLIP, the captioner and the self-supervised encoder are fitted on
+    assert not drawn & {np.asarray(Image.open(path)).tobytes() for part in study.private_sets for path in part.paths}
+
+
+def test_the_members_of_one_target_are_the_nonmembers_of_the_other(study):
+    first, second = study.targets()
+    assert first.members == second.others
+    assert first.others == second.members
+
+
+def test_a_control_is_trained_on_other_photographs_than_it_is_asked_about(study, monkeypatch):
+    asked = []
+    monkeypatch.setattr(study, "attack", lambda models, labels: asked.append((labels["control"], models)) or pd.DataFrame())
+    study.controls()
+    found = dict(asked)
+    for stranger in found["fine-tuned on others"]:
+        assert not digests(stranger.fine_tuning_set) & (digests(stranger.members) | digests(stranger.others))
+    assert all(model.recipe is None for model in found["not fine-tuned"])
+    assert all(model.fine_tuning_set == model.members for model in found["overfitted"])
+
+
+# similarity
+
+
+@pytest.mark.parametrize("measure", list(bb.MEASURES))
+def test_a_similarity_is_what_plain_loops_say_and_highest_for_the_image_itself(measure):
+    query, drawn = torch.randn(3, 5, 4), torch.randn(3, 2, 5, 4)
+    found = bb.similarity(query, drawn, measure, "vector")
+    for i, j, k in np.ndindex(3, 2, 4):
+        a, b = query[i, :, k].double().numpy(), drawn[i, j, :, k].double().numpy()
+        expected = {
+            "cosine": a @ b / np.sqrt((a @ a) * (b @ b)),
+            "l1": -np.mean([abs(u - v) for u, v in zip(a, b, strict=True)]),
+            "l2": -np.sqrt(np.mean([(u - v) ** 2 for u, v in zip(a, b, strict=True)])),
+            "hamming": np.mean([(u > a.mean()) == (v > b.mean()) for u, v in zip(a, b, strict=True)]),
+        }[measure]
+        assert found[i, j, k].item() == pytest.approx(expected, abs=1e-6)
+    same = bb.similarity(query, query[:, None], measure, "scalar")
+    assert (same >= bb.similarity(query, drawn, measure, "scalar") - 1e-9).all()
+    assert same.shape == (3, 1, 1)
+
+
+def test_aggregates_are_over_generations():
+    s = torch.tensor([[[1.0, 9.0], [2.0, 8.0], [6.0, 1.0]]])
+    assert bb.AGGREGATES["mean"](s).tolist() == [[3.0, 6.0]]
+    assert bb.AGGREGATES["max"](s).tolist() == [[6.0, 9.0]]
+    assert bb.AGGREGATES["median"](s).tolist() == [[2.0, 8.0]]
+
+
+# inference models
+
+
+def test_gaussian_scores_equal_scipys():
+    m, n, x = RNG.normal(1, 2, (30, 4)), RNG.normal(0, 1, (25, 4)), RNG.normal(0, 2, (7, 4))
+    model = bb.Distribution().fit(m, n)
+    every = np.concatenate([m, n])
+    standard = lambda v: (v - every.mean(0)) / every.std(0)  # noqa: E731
+    expected = 0
+    for sign, side in ((1, m), (-1, n)):
+        z, d = standard(side), 4
+        shrink, cov = d / (len(z) + d), np.cov(z.T, bias=True)
+        cov = (1 - shrink) * cov + shrink * np.trace(cov) / d * np.eye(d) + 1e-9 * np.eye(d)
+        expected = expected + sign * multivariate_normal(z.mean(0), cov).logpdf(standard(x))
+    np.testing.assert_allclose(model.score(x), expected, rtol=1e-8)
+
+
+def test_one_channel_has_a_gaussian_too():
+    m, n = RNG.normal(3, 1, (40, 1)), RNG.normal(0, 1, (40, 1))
+    assert bb.Distribution().fit(m, n).score(np.array([[3.0], [0.0]])) @ [1, -1] > 0
+
+
+def test_the_threshold_is_the_best_on_what_it_is_fitted_on():
+    m, n = RNG.normal(0.7, 1, (20, 3)), RNG.normal(0, 1, (20, 3))
+    model = bb.Threshold().fit(m, n)
+    score, truth = np.concatenate([model.score(m), model.score(n)]), np.repeat([1, 0], 20)
+    chosen = balanced_accuracy_score(truth, score > 0)
+    assert chosen == pytest.approx(
+        max(balanced_accuracy_score(truth, score > cut) for cut in np.linspace(score.min() - 1, score.max(), 4001))
+    )
+
+
+@pytest.mark.parametrize("name", list(bb.MODELS))
+def test_every_model_finds_what_is_there_and_nothing_where_labels_are_permuted(name):
+    p = SimpleNamespace(networks=3, hidden=8, validation=0.25)
+    truth, found, shuffled = np.repeat([1, 0], 100), [], []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(0, 1, (200, 3)) + truth[:, None]
+        test = rng.normal(0, 1, (200, 3)) + truth[:, None]
+        found.append(roc_auc_score(truth, bb.MODELS[name](p, seed).fit(x[:100], x[100:]).score(test)))
+        mixed = rng.permutation(x)
+        model = bb.MODELS[name](p, seed).fit(mixed[:100], mixed[100:])
+        shuffled.append(roc_auc_score(rng.permutation(truth), model.score(test)))  # membership permuted in both
+    assert np.mean(found) > 0.85
+    assert abs(np.mean(shuffled) - 0.5) < 3 * 0.041 / np.sqrt(12), "0.041: standard deviation of the AUC of 100 against 100"
+
+
+def test_early_stopping_never_sees_test_data(study, monkeypatch):
+    seen = []
+    fit = bb.MLPClassifier.fit
+    monkeypatch.setattr(bb.MLPClassifier, "fit", lambda self, x, y: seen.append(len(x)) or fit(self, x, y))
+    evidence = study.evidence(study.targets()[0])
+    scores = study.inferred(evidence, None, {})
+    assert set(seen) == {len(evidence.members) // 2 + len(evidence.others) // 2}
+    changed = replace(evidence, members=evidence.members.copy(), others=evidence.others.copy())
+    for side in changed.tested:
+        side += 100.0  # in place: the tested halves alone
+    again = study.inferred(changed, None, {})
+    weights = [model.fit(*evidence.known).score(evidence.known[0]) for model in (bb.Classifier(2, 8), bb.Classifier(2, 8))]
+    np.testing.assert_array_equal(*weights)
+    assert not np.allclose(scores["score"], again["score"])
+    for one, other in zip(evidence.known, changed.known, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_mean_of_several_networks_is_stopped_on_different_splits():
+    model = bb.Classifier(networks=3).fit(RNG.normal(1, 1, (30, 2)), RNG.normal(0, 1, (30, 2)))
+    assert len({network.best_validation_score_ is not None and network.random_state for network in model.fitted}) == 3
+    assert all(network.early_stopping and network.validation_fraction == 0.25 for network in model.fitted)
+
+
+# the bootstrap
+
+
+def test_values_are_scikit_learns_and_the_swap_is_paired():
+    scores = [(RNG.normal(0.5, 1, 30), RNG.normal(0, 1, 30)), (RNG.normal(0.5, 1, 30), RNG.normal(0, 1, 30))]
+    bootstrap = PhotoBootstrap((30, 30), 2000, 0)
+    truth = np.repeat([1, 0], 30)
+    assert bootstrap.auc(scores).value == pytest.approx(np.mean([roc_auc_score(truth, np.concatenate(pair)) for pair in scores]))
+    assert bootstrap.accuracy(scores).value == pytest.approx(
+        np.mean([balanced_accuracy_score(truth, np.concatenate(pair) > 0) for pair in scores])
+    )
+    # a score that knows the photograph and not the membership: the two targets cancel in every resample
+    ease = [RNG.normal(0, 1, 30), RNG.normal(1, 1, 30)]
+    blind = bootstrap.auc([(ease[0], ease[1]), (ease[1], ease[0])])
+    assert blind.value == pytest.approx(0.5)
+    np.testing.assert_allclose(blind.replicates, 0.5)
+
+
+def test_a_replicate_is_the_auc_of_its_resample():
+    m, n = RNG.normal(0.5, 1, 12), RNG.normal(0, 1, 15)
+    bootstrap = PhotoBootstrap((12, 15), 20, 3)
+    found = bootstrap.auc([(m, n)]).replicates
+    for i in range(20):
+        a, b = (np.repeat(x, w[i].astype(int)) for x, w in zip((m, n), bootstrap.weights, strict=True))
+        assert found[i] == pytest.approx(roc_auc_score(np.repeat([1, 0], [len(a), len(b)]), np.concatenate([a, b])))
+
+
+# queries
+
+
+class Painter:
+    def __init__(self):
+        self.asked = []
+
+    def generate(self, prompts, seed):
+        self.asked += [(text, seed) for text in prompts]
+        return np.stack([np.full((4, 4, 3), (len(text) * 7 + seed) % 256, np.uint8) for text in prompts])
+
+
+def test_a_repeated_query_is_free_and_a_damaged_image_is_asked_for_again(tmp_path):
+    painter = Painter()
+    asked = CachedGenerator(painter, tmp_path, budget=4)
+    first = asked.generate(["a", "bb", "a"], 0)
+    assert painter.asked == [("a", 0), ("bb", 0)]
+    np.testing.assert_array_equal(first[0], first[2])
+    np.testing.assert_array_equal(CachedGenerator(painter, tmp_path, 4).generate(["bb", "a"], 0), first[[1, 0]])
+    assert len(painter.asked) == 2
+    next(tmp_path.glob("*.png")).write_bytes(b"no image")
+    np.testing.assert_array_equal(asked.generate(["a", "bb"], 0), first[:2])
+    assert len(painter.asked) == 3
+    assert asked.spent == 2
+
+
+def test_the_budget_is_enforced_before_anything_is_sent(tmp_path):
+    painter = Painter()
+    asked = CachedGenerator(painter, tmp_path, budget=3)
+    asked.generate(["a", "b"], 0)
+    with pytest.raises(ParamsError, match=r"2 images of a query budget of 3 are spent and 2 more are asked for; raise blackbox.budget"):
+        asked.generate(["a", "b"], 1)
+    assert len(painter.asked) == 2
+    asked.generate(["a"], 1)
+
+
+def test_a_study_reads_what_the_attack_asked_for(tmp_path):
+    painter = Painter()
+    CachedGenerator(painter, tmp_path / "attack", 2).generate(["a"], 0)
+    study = CachedGenerator(painter, tmp_path / "study", None, also=tmp_path / "attack")
+    study.generate(["a", "b"], 0)
+    assert painter.asked == [("a", 0), ("b", 0)]
+    assert study.spent == 1
+
+
+def test_an_image_depends_on_prompt_and_seed_alone(pipeline):
+    asked = LocalGenerator(pipeline, steps=2, guidance=2.0, batch=2)
+    many = asked.generate(["a photo of ada abeck", "face of ada abeck", "photo of ada abeck"], 3)
+    alone = asked.generate(["photo of ada abeck"], 3)
+    assert np.abs(many[2].astype(int) - alone[0]).max() <= 1
+    assert np.abs(asked.generate(["photo of ada abeck"], 4)[0].astype(int) - alone[0]).max() > 1
+
+
+# encoders and captions
+
+
+def test_cosine_coefficients_keep_the_mean_colour():
+    x = torch.rand(2, 3, 16, 16)
+    found = dct_tokens(x).view(2, 4, 3, 16)
+    blocks = x.unfold(2, 8, 8).unfold(3, 8, 8).mean((-1, -2)).flatten(2).transpose(1, 2)
+    np.testing.assert_allclose(found[..., 0].numpy(), 8 * blocks.double().numpy(), atol=1e-5)
+
+
+def test_the_contrastive_loss_is_the_papers():
+    a, b = (torch.nn.functional.normalize(torch.randn(4, 5), dim=1) for _ in range(2))
+    z, total = torch.cat([a, b]).double(), 0.0
+    for i in range(8):
+        j = (i + 4) % 8
+        others = [torch.exp(z[i] @ z[k] / 0.2) for k in range(8) if k != i]
+        total += -torch.log(torch.exp(z[i] @ z[j] / 0.2) / sum(others)).item()
+    assert contrastive_loss(a, b).item() == pytest.approx(total / 8, rel=1e-5)
+
+
+def test_a_vision_model_of_transformers_is_an_encoder_after_its_own_preprocessing(tmp_path):
+    from transformers import ViTConfig, ViTModel
+
+    torch.manual_seed(0)
+    small = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "image_size": 32,
+        "patch_size": 8,
+    }
+    model = ViTModel(ViTConfig(**small)).eval()
+    model.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}))
+    x = torch.rand(2, 3, 32, 32)
+    expected = model(pixel_values=(x - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1))
+    torch.testing.assert_close(
+        transformers_tokens(check_encoder("vit", str(tmp_path)), x, 1), expected.last_hidden_state, atol=1e-4, rtol=1e-4
+    )
+
+
+def test_slots():
+    assert slot_accuracy(["a photo of ada, sad", "x"], ["a photo of ada, smiling", "x, y, z, u"]) == [0.5, 0.25]
+
+
+def test_the_captioner_knows_the_captions_that_it_was_shown(study):
+    written = study.written_captions(study.private_sets[0])
+    assert set(written) <= set(study._auxiliary[1])
+    assert len(written) == len(study.private_sets[0])
+
+
+def test_blip_learns_the_attackers_captions(tmp_path):
+    from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration
+
+    torch.manual_seed(0)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[DEC]", "red", "blue", "thing"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    tokenizer = BertTokenizer(str(tmp_path / "vocab.txt"), bos_token="[DEC]")
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    text = small | {"vocab_size": len(words), "encoder_hidden_size": 32, "bos_token_id": 4, "eos_token_id": 3, "sep_token_id": 3}
+    config = BlipConfig(text_config=text | {"pad_token_id": 0}, vision_config=small | {"image_size": 32, "patch_size": 16})
+    model = BlipForConditionalGeneration(config).eval()
+    x = torch.stack([torch.tensor([1.0, 0, 0]), torch.tensor([0, 0, 1.0])]).view(2, 3, 1, 1).expand(2, 3, 32, 32)
+    losses = tune_blip(model, tokenizer, x, ["red thing", "blue thing"], steps=60, lr=3e-3, seed=0)
+    assert np.mean(losses[-5:]) < 0.3 * np.mean(losses[:5])
+    assert [text.split()[0] for text in write_captions(model, tokenizer, x)] == ["red", "blue"]
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [("a picture of {name}{rest}", "a picture of ada abeck, sad, in red"), ("a photo of {name}", "a photo of ada abeck")],
+)
+def test_a_caption_in_other_words(template, expected):
+    assert reworded("a photo of ada abeck, sad, in red", template) == expected
+
+
+# DP-SGD
+
+
+@pytest.fixture
+def photos(tmp_path):
+    paths = []
+    for i in range(6):
+        Image.fromarray(RNG.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+        paths.append(tmp_path / f"{i}.png")
+    return Photos(tuple(paths), tuple(f"a photo of ada abeck, {word}" for word in ("sad", "red") * 3), (1,) * 6)
+
+
+def gradients(pipeline, parameters, photos, recipe, seed):
+    """[image, parameter] gradients of the first step, one image at a time."""
+    denoiser = Denoiser(pipeline)
+    z0, c = denoiser.encode_photos(photos), embed_prompts(pipeline, list(photos.captions))
+    draw = generator(seed, 0, 2)
+    which = (torch.rand(len(photos), generator=draw) < recipe.share).nonzero()[:, 0].repeat_interleave(recipe.draws)
+    x, t, target = denoising_target(denoiser, z0[which], draw)
+    found = []
+    for i in which.unique():
+        mine = which == i
+        loss = (pipeline.unet(x[mine], t[mine], c[which[mine]]).sample - target[mine]).square().mean()
+        found.append(torch.autograd.grad(loss, parameters, retain_graph=False))
+    return found
+
+
+def test_a_step_is_the_clipped_sum_of_the_photographs_gradients(pipeline_folder, photos):
+    """Against gradients taken one photograph at a time, with several draws each, through plain autograd and plain SGD arithmetic."""
+    from s2llib.finetune.parts import PARTS
+    from s2llib.models.pipeline import load_pipeline
+
+    recipe = PrivateLoRA(steps=1, rank=2, alpha=2, lr=1e-3, clip=1e-4, draws=2, share=1.0)
+    plain = load_pipeline(pipeline_folder)
+    torch.manual_seed(5)
+    parameters = PARTS["unet_lora"](plain, recipe, "", "")
+    before = [p.detach().clone() for p in parameters]
+    each = gradients(plain, parameters, photos, recipe, 5)
+    norms = [torch.stack([g.norm() for g in one]).norm() for one in each]
+    summed = [sum(g[k] * min(1.0, recipe.clip / n) for g, n in zip(each, norms, strict=True)) / len(photos) for k in range(len(parameters))]
+    assert min(norms) > recipe.clip, "the clip bites"
+    private = load_pipeline(pipeline_folder)
+    report = private_finetune(private, recipe, photos, None, 5, "dp")
+    after = [p for name, p in private.unet.named_parameters() if "lora_" in name]
+    assert report["norms"][0] == pytest.approx(torch.stack(norms).median().item(), rel=1e-3)
+    for old, new, gradient in zip(before, after, summed, strict=True):
+        step = gradient / (gradient.abs() + 1e-8) * recipe.lr  # Adam's first step
+        torch.testing.assert_close(new, old - step, atol=3e-5, rtol=0)
+
+
+def test_noise_has_the_stated_size_and_a_seed(pipeline_folder, photos):
+    """With a clip so small that the gradients vanish beside the noise, two epsilons differ and one is reproduced."""
+    from s2llib.models.pipeline import load_pipeline
+
+    recipe = PrivateLoRA(steps=2, rank=2, alpha=2, lr=1e-3, clip=0.1)
+    weights = []
+    for epsilon in (1.0, 1.0, 50.0):
+        pipeline = load_pipeline(pipeline_folder)
+        report = private_finetune(pipeline, recipe, photos, epsilon, 3, "dp")
+        weights.append(torch.cat([p.flatten() for name, p in pipeline.unet.named_parameters() if "lora_" in name]))
+        assert report["epsilon"] == pytest.approx(epsilon, rel=0.01)
+    torch.testing.assert_close(weights[0], weights[1])
+    assert not torch.allclose(weights[0], weights[2])
+
+
+def test_epsilon_is_the_closed_form_of_the_gaussian_mechanism():
+    """One full-batch step with noise s: Renyi DP alpha / (2 s^2), and the conversion of opacus' accountant, minimised over alpha."""
+    recipe = PrivateLoRA(steps=1, share=1.0, delta=1e-3)
+    s = 3.0
+    alphas = np.array([1 + x / 10.0 for x in range(1, 100)] + list(range(12, 64)))
+    closed = alphas / (2 * s**2) + np.log((alphas - 1) / alphas) - (np.log(recipe.delta) + np.log(alphas)) / (alphas - 1)
+    assert spent_epsilon(s, recipe) == pytest.approx(closed.min(), rel=1e-6)
+
+
+def test_more_privacy_is_more_noise():
+    recipe = PrivateLoRA()
+    noise = [noise_multiplier(epsilon, recipe) for epsilon in (1.0, 10.0, 1000.0, None)]
+    assert noise == sorted(noise, reverse=True)
+    assert noise[-1] == 0
+    assert spent_epsilon(noise[0], recipe) <= 1.0
+
+
+# tables
+
+
+def scored(column, values, shift=1.0, targets=2, n=20):
+    rng, rows = np.random.default_rng(1), []
+    for k, value in enumerate(values):
+        for model in ("threshold", "classifier"):
+            for target in range(targets):
+                for split, mean in (("member", shift * k), ("nonmember", 0.0)):
+                    found = {"image": range(n), "score": rng.normal(mean, 1, n)}
+                    rows.append(pd.DataFrame({column: value, "model": model, "target": target, "split": split, "fitted": 40, **found}))
+    return pd.concat(rows, ignore_index=True)
+
+
+def test_tables_hold_the_values_of_scikit_learn(study):
+    p, scores = study.params.statistics, scored("scenario", ["Attack-I", "Attack-II"])
+    table = scenario_table(scores, "scenario", p).set_index(["scenario", "method", "metric"])
+    for (scenario, model), part in scores.groupby(["scenario", "model"]):
+        each = [roc_auc_score(some["split"] == "member", some["score"]) for _, some in part.groupby("target")]
+        hard = [balanced_accuracy_score(some["split"] == "member", some["score"] > 0) for _, some in part.groupby("target")]
+        assert table.loc[(scenario, model, "AUC"), "value"] == pytest.approx(np.mean(each))
+        assert table.loc[(scenario, model, "ASR"), "value"] == pytest.approx(np.mean(hard))
+    assert (table["low"] <= table["value"]).all()
+    curve = threshold_table(scores, p).set_index(["scenario", "threshold"])
+    assert curve.loc[("Attack-II", 0.0), "value"] == pytest.approx(table.loc[("Attack-II", "threshold", "ASR"), "value"])
+
+
+def test_a_change_is_against_the_first_value(study):
+    table = study_table(scored("steps", [10, 20, 30]), "steps", study.params.statistics)
+    part = table[table["method"] == "threshold"]
+    assert np.isnan(part["delta"].iloc[0])
+    np.testing.assert_allclose(part["delta"].iloc[1:], part["value"].iloc[1:] - part["value"].iloc[0])
+
+
+def test_dp_steps_are_against_the_row_before(study):
+    scores = scored("training", ["not fine-tuned", "epsilon 1", "no DP-SGD"], shift=1.5)
+    known = {"trainable": 4, "epsilon": None, "delta": 1e-3, "clip": 0.1, "noise multiplier": 2.0, "norm": 0.2, "hits": [1.0, 0.0] * 10}
+    losses = {"not fine-tuned": None, "epsilon 1": 0.09, "no DP-SGD": 0.07}
+    quality = pd.DataFrame([{"training": title, "target": i, "loss": loss} | known for title, loss in losses.items() for i in range(2)])
+    table = dp_table(scores, quality, study.params.statistics)
+    auc = table[(table["metric"] == "AUC") & (table["method"] == "threshold")]
+    np.testing.assert_allclose(auc["delta"].iloc[1:], np.diff(auc["value"]))
+    clip = table[table["metric"].str.startswith("CLIP-R")]
+    assert (clip["value"] == 50).all()
+    assert "higher than in the row before at epsilon 1" in dp_verdict(table)
+    assert "epsilon 1 0.0900, no DP-SGD 0.0700" in dp_verdict(table)
+
+
+# end to end, and bad input
+
+
+def test_every_scenario_gives_a_score_for_every_tested_photograph(study):
+    found = study.scenarios()
+    half = study.params.blackbox.members // 2
+    assert set(found["scenario"]) == set(SCENARIOS)
+    assert len(found) == len(SCENARIOS) * 3 * 2 * 2 * half
+    assert found["score"].notna().all()
+    fitted = found.groupby("scenario")["fitted"].first()
+    assert fitted["Attack-I"] == fitted["Attack-II"] == 2 * half
+    assert fitted["Attack-III"] == fitted["Attack-IV"] == 2 * 2 * 2 * half
+    spent = study.generator(study.targets()[0], budget=study.params.blackbox.budget).spent
+    assert 0 < spent <= study.params.blackbox.budget
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            {"blackbox.budget": 100},
+            "budget is 100 but 32 photographs with 2 captions each and 2 generations for each need 128; raise budget",
+        ),
+        ({"blackbox.members": 4}, "the classifier is fitted on 4 photographs .* raise members"),
+        ({"blackbox.sizes": [12, 18]}, "sizes and overfitted.members must be at most members"),
+        ({"blackbox.encoder": "deit"}, "unknown encoder 'deit'; known: pixels, vae, clip, selfsupervised; name its folder"),
+        ({"blackbox.private.clip": 0}, "blackbox.private.clip is 0; it must be greater than 0"),
+        ({"blackbox.private.epsilons": [0.01]}, "epsilons.0 is 0.01; it must be greater than or equal to 0.1"),
+    ],
+)
+def test_bad_parameters_stop_with_one_sentence(tmp_path, overrides, message):
+    with pytest.raises(ParamsError, match=message):
+        Study.from_profile("tiny", overrides, root=tmp_path)
+
+
+def folder(tmp_path, captions):
+    rows = []
+    for i, text in enumerate(captions):
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+        rows.append({"file_name": f"{i}.png", "text": text, "domain": "any", "split": "private"})
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(tmp_path)
+
+
+def test_a_folder_is_dealt_and_what_it_lacks_is_named(tmp_path):
+    where = folder(tmp_path, [f"caption {i}" for i in range(64)])
+    study = Study.from_profile("tiny", {"blackbox.folder": where}, root=tmp_path / "store")
+    assert study.no_blackbox() == ""
+    assert len(set().union(*(part.paths for part in study.private_sets))) == 64
+    more = Study.from_profile("tiny", {"blackbox.folder": where, "blackbox.members": 20, "blackbox.budget": 400}, root=tmp_path / "store")
+    assert "80 different photographs are needed that the base model never saw and 64 are there" in more.no_blackbox()
+    (tmp_path / "1.png").write_bytes((tmp_path / "0.png").read_bytes())
+    assert "64 different photographs are needed that the base model never saw and 63 are there" in (
+        Study.from_profile("tiny", {"blackbox.folder": where}, root=tmp_path / "store2").no_blackbox()
+    )
+
+
+def test_a_missing_caption_is_named(tmp_path):
+    where = folder(tmp_path, [" "] * 64)
+    found = Study.from_profile("tiny", {"blackbox.folder": where}, root=tmp_path / "store").no_blackbox()
+    assert "has no caption, which Attack-I and III need; give it a `text` in metadata.jsonl" in found
+
+
+def test_an_encoder_or_captioner_that_is_not_there_is_named_with_how_to_get_it(tmp_path):
+    overrides = {"blackbox.encoder_folders": {"deit": str(tmp_path / "none")}}
+    found = Study.from_profile("tiny", overrides, root=tmp_path).no_blackbox()
+    assert "the encoder 'deit' is not in" in found
+    assert "huggingface-cli download" in found
+    found = Study.from_profile("tiny", {"blackbox.captioner": str(tmp_path)}, root=tmp_path).no_blackbox()
+    assert "is no BLIP model with .safetensors weights; get one with" in found
