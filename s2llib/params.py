@@ -417,12 +417,12 @@ class BlackBox(Section):
     """Black-box membership inference (Pang & Wang 2025) against models fine-tuned on private photographs.
 
     folder: an image folder whose photographs are dealt into the sets; None: the world's own that no UNet saw. members: photographs in
-    a fine-tuning set, half of them known to the attacker of Attack-I and II; targets, shadows: models of either kind (two are
-    trained on each other's non-members). queries: m, generations per query; budget: generated images a target may be asked for.
-    encoder: pixels, vae, clip, selfsupervised, or a key of encoder_folders ({name: folder of a transformers vision model}).
-    form: `vector`, one similarity per channel of the features (threshold: the mean of the standardised vector), or `scalar`.
-    captioner: folder of a BLIP model; None: the most similar caption of auxiliary photographs by the base's CLIP.
-    epochs: fine-tuning steps of Figure 4; sizes: of the fine-tuning set, at equal epochs.
+    a fine-tuning set, half of them known to the attacker of Attack-I and II; targets, shadows: models of either kind (two are trained on
+    each other's non-members); study_targets: of those that are asked more or made anew (steps, queries, wording, DP-SGD). queries: m,
+    generations per query; budget: generated images a target may be asked for. encoder: pixels, vae, clip, selfsupervised, or a key of
+    encoder_folders ({name: folder of a transformers vision model}). form: `vector`, one similarity per channel of the features
+    (threshold: the mean of the standardised vector), or `scalar`. captioner: folder of a BLIP model; None: the most similar caption of
+    auxiliary photographs by the base's CLIP. epochs: fine-tuning steps of Figure 4; sizes: of the fine-tuning set, at equal epochs.
     """
 
     folder: str | None = None
@@ -459,7 +459,7 @@ class BlackBox(Section):
     overfitted: Overfitted = Overfitted()
     selfsupervised: Encoder = Encoder()
     private: PrivateLoRA = PrivateLoRA()
-    private_targets: Annotated[int, Field(ge=1, le=2)] = 2
+    study_targets: Annotated[int, Field(ge=1, le=2)] = 1
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -477,8 +477,8 @@ class BlackBox(Section):
             )
         if max(self.sizes) > self.members or self.overfitted.members > self.members:
             raise ValueError(f"sizes and overfitted.members must be at most members ({self.members})")
-        if self.private_targets > self.targets:
-            raise ValueError(f"private_targets is {self.private_targets}; it must be at most targets ({self.targets})")
+        if self.study_targets > self.targets:
+            raise ValueError(f"study_targets is {self.study_targets}; it must be at most targets ({self.targets})")
         builtin = ("pixels", "vae", "clip", "selfsupervised")
         for name in (self.encoder, *self.encoders):
             if name not in builtin and name not in self.encoder_folders:

@@ -11,7 +11,7 @@ from s2llib.store import digest
 
 __all__ = ["provenance"]
 
-PACKAGES = ("torch", "diffusers", "transformers", "peft", "numpy", "pandas", "scikit-learn", "papermill", "safetensors")
+PACKAGES = ("torch", "diffusers", "transformers", "peft", "opacus", "numpy", "pandas", "scikit-learn", "papermill", "safetensors")
 
 
 def _git_commit() -> str:

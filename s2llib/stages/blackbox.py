@@ -376,6 +376,11 @@ class BlackBoxStage:
 
     # studies: all Attack-I, on the targets
 
+    @property
+    def _some_targets(self) -> list[Tuned]:
+        """The targets of studies that make new models or ask for more images."""
+        return self.targets()[: self.params.blackbox.study_targets]
+
     def _study(self, column: str, values: dict[object, tuple[list[Tuned], dict]], scenario: str = "Attack-I") -> pd.DataFrame:
         """{value: (models, how)}; column `column`: the value."""
         parts = [
@@ -399,17 +404,17 @@ class BlackBoxStage:
         return self._study("similarity", ways)
 
     def by_queries(self) -> pd.DataFrame:
-        return self._study("queries", {m: (self.targets(), {"repeats": m}) for m in self.params.blackbox.repeats})
+        return self._study("queries", {m: (self._some_targets, {"repeats": m}) for m in self.params.blackbox.repeats})
 
     def by_wording(self) -> pd.DataFrame:
         """The attacker knows the caption but asks in other words; fitted on evidence from the same words."""
-        ways = {"the caption": (self.targets(), {})}
-        ways |= {title: (self.targets(), {"wording": title}) for title in self.params.blackbox.wordings}
+        ways = {"the caption": (self._some_targets, {})}
+        ways |= {title: (self._some_targets, {"wording": title}) for title in self.params.blackbox.wordings}
         return self._study("wording", ways)
 
     def by_epochs(self) -> pd.DataFrame:
         p = self.params.blackbox
-        return self._study("steps", {n: (self._other_targets({"steps": n}, f"{n} steps"), {}) for n in p.epochs})
+        return self._study("steps", {n: (self._other_targets({"steps": n}, f"{n} steps")[: p.study_targets], {}) for n in p.epochs})
 
     def _other_targets(self, update: dict, name: str, members: int | None = None) -> list[Tuned]:
         recipe = self.params.blackbox.tune.model_copy(update=update)
@@ -424,15 +429,15 @@ class BlackBoxStage:
     def by_sampling(self) -> pd.DataFrame:
         """Inference steps; one generation a query."""
         how = lambda n: {"repeats": 1} | ({} if n == self.params.blackbox.steps else {"steps": n})  # noqa: E731
-        return self._study("inference steps", {n: (self.targets()[:1], how(n)) for n in self.params.blackbox.sampling})
+        return self._study("inference steps", {n: (self._some_targets, how(n)) for n in self.params.blackbox.sampling})
 
     # DP-SGD
 
     def private_models(self) -> dict[str, list[Tuned]]:
         """{row of the table: models}: the base, DP-SGD's recipe from the smallest epsilon to none at all, and the usual fine-tuning."""
         p = self.params.blackbox
-        targets = self.targets()[: p.private_targets]
-        rows = {"not fine-tuned": self.untuned()[: p.private_targets]}
+        targets = self._some_targets
+        rows = {"not fine-tuned": self.untuned()[: p.study_targets]}
         for epsilon in [*sorted(p.private.epsilons), None]:
             title = f"epsilon {epsilon:g}" if epsilon else "clipping, no noise"
             change = {"recipe": p.private, "epsilon": epsilon, "private": True}
