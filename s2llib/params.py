@@ -383,7 +383,8 @@ class ZeroPrior(Section):
 
 class PrivateLoRA(LoRA):
     """Fine-tuning with DP-SGD. clip: norm to which each photograph's gradient is cut; draws: (noise, timestep) draws that are averaged
-    into one photograph's gradient before that; share: of the photographs in a step, each drawn by itself; delta: of the guarantee."""
+    into one photograph's gradient before that; share: of the photographs in a step, each drawn by itself; delta: of the guarantee;
+    looks: noise draws per timestep with which what was learnt is measured."""
 
     steps: Positive = 150
     lr: Rate = 1e-3
@@ -393,6 +394,7 @@ class PrivateLoRA(LoRA):
     draws: Positive = 1
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-3
+    looks: Positive = 4
     epsilons: Annotated[list[Annotated[float, Field(ge=0.1)]], Some, Distinct] = [10000.0, 1000.0, 100.0, 10.0, 1.0]
 
 

@@ -404,6 +404,14 @@ def test_more_privacy_is_more_noise():
     assert spent_epsilon(noise[0], recipe) <= 1.0
 
 
+def test_what_was_learnt_is_the_error_of_the_same_draws(study):
+    target, base = study.targets()[0], study.untuned()[0]
+    after, before = study.learnt(target), study.learnt(base)
+    assert len(after["member"]) == len(target.members)
+    assert after["member"] != before["member"]
+    assert study.learnt(replace(base, name="again")) == before
+
+
 # tables
 
 
@@ -441,15 +449,22 @@ def test_a_change_is_against_the_first_value(study):
 def test_dp_steps_are_against_the_row_before(study):
     scores = scored("training", ["not fine-tuned", "epsilon 1", "no DP-SGD"], shift=1.5)
     known = {"trainable": 4, "epsilon": None, "delta": 1e-3, "clip": 0.1, "noise multiplier": 2.0, "norm": 0.2, "hits": [1.0, 0.0] * 10}
-    losses = {"not fine-tuned": None, "epsilon 1": 0.09, "no DP-SGD": 0.07}
-    quality = pd.DataFrame([{"training": title, "target": i, "loss": loss} | known for title, loss in losses.items() for i in range(2)])
+    losses = {"not fine-tuned": 0.1, "epsilon 1": 0.1, "no DP-SGD": 0.07}
+    error = lambda loss: {"member": list(loss + 0.001 * np.arange(20)), "nonmember": [0.1] * 20}  # noqa: E731
+    quality = pd.DataFrame(
+        [{"training": title, "target": i, "loss": error(loss)} | known for title, loss in losses.items() for i in range(2)]
+    )
     table = dp_table(scores, quality, study.params.statistics)
     auc = table[(table["metric"] == "AUC") & (table["method"] == "threshold")]
     np.testing.assert_allclose(auc["delta"].iloc[1:], np.diff(auc["value"]))
     clip = table[table["metric"].str.startswith("CLIP-R")]
     assert (clip["value"] == 50).all()
     assert "higher than in the row before at epsilon 1" in dp_verdict(table)
-    assert "epsilon 1 0.0900, no DP-SGD 0.0700" in dp_verdict(table)
+    learnt = table[table["metric"] == "error on members"].set_index("training")
+    assert learnt.loc["no DP-SGD", "value"] == pytest.approx(0.07 + 0.0095)
+    assert learnt.loc["no DP-SGD", "delta_high"] == pytest.approx(-0.03), "paired: the same photographs and draws"
+    assert "**epsilon 1** learnt nothing beyond the interval" in dp_verdict(table)
+    assert "**no DP-SGD** learnt its members" in dp_verdict(table)
 
 
 # end to end, and bad input

@@ -14,6 +14,7 @@ __all__ = [
     "scenario_table", "scenario_verdict", "study_table", "study_verdict", "threshold_table",
 ]  # fmt: skip
 
+LEARNT = ("error on members", "error on non-members")  # noise prediction
 METRICS = {"auc": "AUC", "accuracy": "ASR", "tpr": "TPR@1%FPR"}
 
 
@@ -159,9 +160,9 @@ def captioner_table(study: Study) -> pd.DataFrame:
 
 
 def dp_table(scores: pd.DataFrame, quality: pd.DataFrame, p: Statistics) -> pd.DataFrame:
-    """Tidy: AUC and CLIP-R precision of each training, from the base model and the smallest epsilon to no DP-SGD.
+    """Tidy: AUC, CLIP-R precision and noise-prediction error of each training, from the base model over growing epsilon to no DP-SGD.
 
-    delta: the change against the training before it (the next smaller epsilon). Columns of the guarantee and of what was learnt.
+    delta: the change against the training before it (AUC), against the base model (the rest). Columns of the guarantee.
     """
     rows = []
     for model, every in scores.groupby("model", sort=False):
@@ -171,35 +172,45 @@ def dp_table(scores: pd.DataFrame, quality: pd.DataFrame, p: Statistics) -> pd.D
             row = {"training": training, "method": model, "attack": "black box", "protocol": "iid", "metric": "AUC"}
             rows.append(row | estimate_row(estimate, before, p.level) | _counts(part))
             before = estimate
-    before = None
-    for training, part in quality.groupby("training", sort=False):
-        if part["hits"].isna().any():
-            continue
-        hits = [(100 * np.array(each), np.zeros(len(each))) for each in part["hits"]]
-        bootstrap = PhotoBootstrap((len(hits[0][0]),) * 2, p.bootstrap, seed=1)
-        weights = [bootstrap.weights[i % 2] for i in range(len(hits))]
-        mean = np.mean([x.mean() for x, _ in hits])
-        estimate = Estimate(float(mean), np.mean([w @ x / len(x) for w, (x, _) in zip(weights, hits, strict=True)], axis=0))
-        row = {"training": training, "method": "", "attack": "", "protocol": "", "metric": "CLIP-R precision (%)"}
-        rows.append(row | estimate_row(estimate, before, p.level) | {"targets": len(hits), "tested": sum(len(x) for x, _ in hits)})
-        before = estimate
-    known = quality.groupby("training", sort=False)[["epsilon", "delta", "clip", "noise multiplier", "norm", "trainable", "loss"]].mean()
-    known = known.rename(columns={"delta": "dp_delta", "norm": "gradient norm", "loss": "learnt"})
+    columns = {LEARNT[0]: lambda row: row["loss"]["member"], LEARNT[1]: lambda row: row["loss"]["nonmember"]}
+    if quality["hits"].notna().all():
+        columns["CLIP-R precision (%)"] = lambda row: 100 * np.array(row["hits"])
+    for metric, values in columns.items():
+        base = None
+        for training, part in quality.groupby("training", sort=False):
+            estimate, count = _mean(part, values, int(metric == LEARNT[1]), p)
+            row = {"training": training, "method": "", "attack": "", "protocol": "", "metric": metric}
+            rows.append(row | estimate_row(estimate, base, p.level) | {"targets": len(part), "tested": count})
+            base = base or estimate
+    known = quality.groupby("training", sort=False)[["epsilon", "delta", "clip", "noise multiplier", "norm", "trainable"]].mean()
+    known = known.rename(columns={"delta": "dp_delta", "norm": "gradient norm"})
     return pd.DataFrame(rows).merge(known, left_on="training", right_index=True).assign(paper=None)
 
 
+def _mean(part: pd.DataFrame, values, side: int, p: Statistics) -> tuple[Estimate, int]:
+    """The mean over a target's photographs (side 0: members, 1: non-members), then over targets; and how many photographs that is."""
+    each = [np.asarray(values(row)) for _, row in part.iterrows()]
+    bootstrap = PhotoBootstrap((len(each[0]),) * 2, p.bootstrap, seed=len(each[0]))
+    weights = [bootstrap.weights[(i + side) % 2] for i in range(len(each))]
+    replicates = np.mean([w @ x / len(x) for w, x in zip(weights, each, strict=True)], axis=0)
+    return Estimate(float(np.mean([x.mean() for x in each])), replicates), sum(map(len, each))
+
+
 def printed_dp(table: pd.DataFrame) -> pd.DataFrame:
-    """A row per training: its guarantee, what it learnt (training loss over the last tenth), AUC of each inference model, CLIP-R."""
+    """A row per training: its guarantee, AUC of each inference model, what it learnt (error against the base model's), CLIP-R."""
+
+    def cell(row: pd.Series) -> str:
+        if row["metric"] == "AUC":
+            return level(row)
+        return level(row, ".1f") if "CLIP-R" in row["metric"] else level_and_change(row, ".4f")
+
     heads = [row["method"] or row["metric"] for _, row in table.iterrows()]
-    cells = [level(row, ".1f") if "CLIP-R" in row["metric"] else level(row) for _, row in table.iterrows()]
+    cells = [cell(row) for _, row in table.iterrows()]
     wide = table.assign(cell=cells, head=heads).pivot(index="training", columns="head", values="cell")
-    order = list(dict.fromkeys(table["training"]))
-    known = table.drop_duplicates("training").set_index("training")[
-        ["dp_delta", "clip", "noise multiplier", "gradient norm", "trainable", "learnt"]
-    ]
-    shown = known.rename(columns={"dp_delta": "delta", "learnt": "training loss", "trainable": "parameters"})
-    shown = shown.map(lambda value: "" if pd.isna(value) else f"{value:.4g}")
-    return shown.join(wide[list(dict.fromkeys(heads))]).loc[order]
+    guarantee = ["dp_delta", "clip", "noise multiplier", "gradient norm", "trainable"]
+    known = table.drop_duplicates("training").set_index("training")[guarantee].map(lambda value: "" if pd.isna(value) else f"{value:.4g}")
+    shown = known.rename(columns={"dp_delta": "delta", "trainable": "parameters"})
+    return shown.join(wide[list(dict.fromkeys(heads))]).loc[list(dict.fromkeys(table["training"]))]
 
 
 def _named(some: pd.DataFrame) -> str:
@@ -216,10 +227,15 @@ def dp_verdict(table: pd.DataFrame) -> str:
         says = f"higher than in the row before at {_named(up)}" if len(up) else "no step to the next row raises it beyond its interval"
         against = f"; lower, against the order, at {_named(down)}" if len(down) else "; none lowers it beyond its interval"
         lines.append(f"- **{model}**, from the base model over growing epsilon to no DP-SGD: {says}{against}.")
-    learnt = table.drop_duplicates("training").dropna(subset=["learnt"])
-    losses = ", ".join(f"{row['training']} {row['learnt']:.4f}" for _, row in learnt.iterrows())
-    lines.append(
-        f"- Training loss over the last tenth of the steps: {losses}. Where it is that of the smallest epsilon nothing was learnt: an AUC"
-        " of 0.5 there is that of a model that was not fine-tuned."
-    )
+    for _, row in table[(table["metric"] == LEARNT[0]) & table["delta"].notna()].iterrows():
+        more = row["delta_high"] < 0
+        says = (
+            "learnt its members"
+            if more
+            else "worse on its members than the base model"
+            if row["delta_low"] > 0
+            else "learnt nothing beyond the interval"
+        )
+        lines.append(f"- **{row['training']}** {says}: error {level_and_change(row, '.4f')}.")
+    lines.append("- Where nothing was learnt, an AUC of 0.5 is that of a model that was not fine-tuned: privacy, but no use.")
     return "\n".join(lines)

@@ -22,6 +22,7 @@ __all__ = ["SCENARIOS", "BlackBoxStage", "Evidence", "Tuned"]
 TARGET_VERSION = 1
 CAPTIONS_VERSION = 1
 ENCODER_VERSION = 1
+LEARNT_VERSION = 1
 CAPTIONER_VERSION = 1
 
 # scenario: (who writes the caption, what the inference model is fitted on)
@@ -138,7 +139,7 @@ class BlackBoxStage:
         from s2llib.defenses.dp import PRIVATE_VERSION
         from s2llib.finetune.recipe import FINETUNE_VERSION
 
-        recipe = model.recipe.model_dump(exclude={"epsilons"})
+        recipe = model.recipe.model_dump(exclude={"epsilons", "looks"})
         inputs = {"base": self.base_key, "content": self._content(model.fine_tuning_set), "recipe": recipe, "device": self._device.type}
         inputs |= {"seed": self.params.seed, "finetune": FINETUNE_VERSION}
         return inputs | ({"private": PRIVATE_VERSION, "epsilon": model.epsilon} if model.private else {})
@@ -449,23 +450,45 @@ class BlackBoxStage:
         return self._study("training", {title: (models, {}) for title, models in self.private_models().items()})
 
     def private_quality(self) -> pd.DataFrame:
-        """Of every row of `private` and target: hits (1 where CLIP finds the right name among all people's), loss, and the guarantee."""
+        """Of every row of `private` and target: what it learnt, hits, and the guarantee.
+
+        loss: {member, nonmember: noise-prediction error of each photograph with its caption, the same draws for every model};
+        hits: 1 where the base's CLIP finds the right name among all people's in a member's first generation, or None.
+        """
         rows = []
-        for title, models in self.private_models().items():
+        for title, models in track(self.private_models().items(), "what was learnt", len(self.private_models())):
             for i, model in enumerate(models):
                 report = {} if model.recipe is None else self.training(model)
-                losses = report.get("loss", [])
-                last = losses[-max(1, len(losses) // 10) :]
-                row = {
-                    "training": title,
-                    "target": i,
-                    "loss": float(np.mean(last)) if last else None,
-                    "trainable": report.get("trainable", 0),
-                }
+                row = {"training": title, "target": i, "trainable": report.get("trainable", 0)}
                 row |= {key: report.get(key) for key in ("epsilon", "delta", "clip", "noise multiplier")}
                 row["norm"] = float(np.median(report["norms"])) if report.get("norms") else None
-                rows.append(row | {"hits": self._retrieved(model)})
+                rows.append(row | {"hits": self._retrieved(model), "loss": self.learnt(model)})
         return pd.DataFrame(rows)
+
+    def learnt(self, model: Tuned) -> dict[str, list[float]]:
+        """Noise-prediction error of a model's members and of its non-members, the loss attack's draws, each with its own caption."""
+        p = self.params.blackbox.private
+        key = self.base_key if model.recipe is None else self.tuned(model).name
+        inputs = {"model": key, "content": [self._content(photos) for photos in (model.members, model.others)], "device": self._device.type}
+        inputs |= {"setting": self.params.attacks.loss.model_dump() | {"draws": p.looks}}
+
+        def make(new: Path) -> None:
+            from s2llib.attacks import ATTACKS
+            from s2llib.models.denoiser import Denoiser
+
+            denoiser, found = Denoiser(self._pipeline(model), self.params.attacks.batch), {}
+            for split, photos in (("member", model.members), ("nonmember", model.others)):
+                z0, c = denoiser.encode_photos(photos), denoiser.prompts(list(photos.captions))
+                found[split] = (-ATTACKS["loss"](denoiser, z0, c, **inputs["setting"])).tolist()
+            (new / "loss.json").write_text(json.dumps(found))
+
+        return json.loads((self.store.get("learnt", LEARNT_VERSION, inputs, make) / "loss.json").read_text())
+
+    def _pipeline(self, model: Tuned):
+        """The pipeline of a model, ready to query."""
+        from s2llib.finetune.recipe import load_finetuned
+
+        return self.base if model.recipe is None else load_finetuned(self.base_folder, self.tuned(model)).to(self._device)
 
     def _retrieved(self, model: Tuned) -> list[float] | None:
         """Whether the base's CLIP finds the right name, for each first generation of the members; None where there is no such."""
@@ -488,13 +511,10 @@ class _Lazy:
 
     def generate(self, prompts: list[str], seed: int) -> np.ndarray:
         from s2llib.attacks.query import LocalGenerator
-        from s2llib.finetune.recipe import load_finetuned
 
         if self.inner is None:
-            p, study = self.study.params.blackbox, self.study
-            folder = study.tuned(self.model)
-            pipeline = study.base if self.model.recipe is None else load_finetuned(study.base_folder, folder).to(study._device)
-            self.inner = LocalGenerator(pipeline, self.steps, p.guidance, p.batch)
+            p = self.study.params.blackbox
+            self.inner = LocalGenerator(self.study._pipeline(self.model), self.steps, p.guidance, p.batch)
         return self.inner.generate(prompts, seed)
 
 
