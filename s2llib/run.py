@@ -206,19 +206,23 @@ def store_outputs(executed: Path, notebook: Path) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from s2llib.params import ParamsError
     from s2llib.store import write_atomic
     from s2llib.study import Study
 
     changed = overrides(args.set)
     notebooks = selected(args.only, args.start)
     study = Study.from_profile(args.profile, changed)
+    refusals = {path: reason for path in notebooks if (reason := study.refusal(path.stem))}
+    if len(refusals) == len(notebooks):
+        raise ParamsError("; ".join(refusals.values()))
     if args.fresh:
         os.environ["S2L_FRESH"] = str(time.time())
     folder, rows = study.store.root / "runs" / args.profile, []
     folder.mkdir(parents=True, exist_ok=True)
     for number, path in enumerate(notebooks, 1):
-        if reason := study.refusal(path.stem):
-            print(f"{path.stem} is skipped. {reason}", file=sys.stderr)
+        if path in refusals:
+            print(f"{path.stem} is skipped. {refusals[path]}", file=sys.stderr)
             rows.append((path.stem, "skipped", 0, 0))
             continue
         at, key = folder / f"{path.stem}.json", notebook_key(path, study)

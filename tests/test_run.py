@@ -127,6 +127,7 @@ def test_another_seed_gives_other_tables_and_a_lost_figure_is_made_again(finishe
         (["--profile", "tiny", "--only", "01", "--from", "02"], "leave no notebook to run"),
         (["--profile", "tiny", "--set", "base.path=/etc"], "/etc is no diffusers pipeline"),
         (["--profile", "paper"], "is no diffusers pipeline"),
+        (["--profile", "tiny", "--only", "07", "--set", "blackbox.captioner=/nowhere"], "/nowhere is no BLIP model with .safetensors"),
     ],
 )
 def test_bad_input_stops_with_one_sentence_and_a_failing_exit_code(tmp_path, arguments, message):
@@ -135,6 +136,14 @@ def test_bad_input_stops_with_one_sentence_and_a_failing_exit_code(tmp_path, arg
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "artifacts").exists()
+
+
+def test_a_notebook_that_cannot_run_is_skipped_with_its_reason(finished):
+    done = call(finished, *FAST, "--only", "01", "--only", "07", "--set", "blackbox.captioner=/nowhere")
+    assert done.returncode == 0, done.stderr
+    assert "07_blackbox_mia is skipped. blackbox.captioner: /nowhere is no BLIP model" in done.stderr
+    assert "skipped" in done.stdout
+    assert "01_sp_generation" in done.stdout
 
 
 def test_every_code_version_is_part_of_a_notebooks_key():
