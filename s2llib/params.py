@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-__all__ = ["Params", "ParamsError", "load_params", "profiles"]
+__all__ = ["Params", "ParamsError", "load_params", "profiles", "resolved"]
 
 PARAMS_DIR = Path(__file__).resolve().parent.parent / "params"
 
@@ -384,7 +384,7 @@ class ZeroPrior(Section):
 class PrivateLoRA(LoRA):
     """Fine-tuning with DP-SGD. clip: norm to which each photograph's gradient is cut; draws: (noise, timestep) draws that are averaged
     into one photograph's gradient before that; share: of the photographs in a step, each drawn by itself; delta: of the guarantee;
-    looks: noise draws per timestep with which what was learnt is measured."""
+    looks: noise draws per timestep with which what was learnt is measured. batch and warmup have no meaning here."""
 
     steps: Positive = 150
     lr: Rate = 1e-3
@@ -465,12 +465,18 @@ class BlackBox(Section):
 
     @model_validator(mode="after")
     def _consistent(self):
-        captions = 2 * self.members * self.queries * 2  # members and non-members, own captions and those that the attacker writes
-        if captions > self.budget:
+        images = 2 * self.members * self.queries * 2  # members and non-members, own captions and those that the attacker writes
+        if images > self.budget:
             raise ValueError(
                 f"budget is {self.budget} but {2 * self.members} photographs with 2 captions each and {self.queries} generations for each"
-                f" need {captions}; raise budget, or lower queries or members"
+                f" need {images}; raise budget, or lower queries or members"
             )
+        for title, text in self.wordings.items():
+            try:
+                if text.format(name="ada", rest="") == text.format(name="bela", rest=""):
+                    raise KeyError
+            except (KeyError, IndexError, ValueError):
+                raise ValueError(f"wordings '{title}' is {text!r}; it must contain {{name}} and no other braces but {{rest}}") from None
         smallest = min([self.members, self.overfitted.members, *self.sizes])
         if round(self.validation * smallest) < 2 or smallest - round(self.validation * smallest) < 4:
             raise ValueError(
@@ -546,6 +552,12 @@ class Params(Section):
     def trains_base(self) -> bool:
         """Whether the base model is trained here, not read from a folder."""
         return self.retrain_base or not (self.base.path or self.base.hub)
+
+
+def resolved(path: str) -> Path:
+    """A file or folder of a profile; a relative one that is not below the working directory is below the repository."""
+    given, root = Path(os.path.expanduser(path)), PARAMS_DIR.parent
+    return given if given.is_absolute() or given.exists() else root / given
 
 
 def profiles() -> list[str]:

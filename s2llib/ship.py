@@ -14,9 +14,9 @@ import torch
 from transformers import CLIPModel
 
 from s2llib.models.base import WORLD
-from s2llib.models.pipeline import base_folder, resolved
+from s2llib.models.pipeline import base_folder
 from s2llib.models.unconditional import load_unconditional
-from s2llib.params import load_params
+from s2llib.params import load_params, resolved
 from s2llib.report.base import base_metrics
 from s2llib.report.provenance import provenance
 from s2llib.study import Study

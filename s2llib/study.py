@@ -15,7 +15,7 @@ import pandas as pd
 from s2llib.data.domain import Domain, Photos
 from s2llib.data.worlds import check_unchanged, domain_names, known_names, load_domains
 from s2llib.finetune.methods import METHODS, PRETRAINED
-from s2llib.params import Params, ParamsError, Recipe, load_params
+from s2llib.params import Params, ParamsError, Recipe, load_params, resolved
 from s2llib.progress import track
 from s2llib.scale import precompute
 from s2llib.stages.blackbox import BlackBoxStage
@@ -54,7 +54,7 @@ class Study(ExtractionStage, PriorStage, ZeroPriorStage, BlackBoxStage):
         """Refuse what cannot run: raises ParamsError with the thing and the mend."""
         from s2llib.finetune.methods import method
         from s2llib.models.base import check_world
-        from s2llib.models.pipeline import base_folder, check_folder, pick_device, resolved
+        from s2llib.models.pipeline import base_folder, check_folder, pick_device
 
         p = self.params
         for key, names in (
@@ -79,10 +79,6 @@ class Study(ExtractionStage, PriorStage, ZeroPriorStage, BlackBoxStage):
             self._check_zero_prior(resolved(p.zero_prior.path))
         if p.world.kind != "portraits":
             self.domains  # noqa: B018  read and checked now, not in the middle of a run
-
-    def refusal(self, notebook: str) -> str:
-        """Why a notebook cannot run on this profile's model and images; empty if it can."""
-        return self.no_blackbox() if notebook.startswith("07") else ""
 
     def _check_zero_prior(self, folder: Path) -> None:
         """The unconditional model of the profile is there and knows this world."""

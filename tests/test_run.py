@@ -139,11 +139,10 @@ def test_bad_input_stops_with_one_sentence_and_a_failing_exit_code(tmp_path, arg
 
 
 def test_a_notebook_that_cannot_run_is_skipped_with_its_reason(finished):
-    done = call(finished, *FAST, "--only", "01", "--only", "07", "--set", "blackbox.captioner=/nowhere")
+    done = call(finished, *FAST, "--from", "07", "--set", "blackbox.captioner=/nowhere")
     assert done.returncode == 0, done.stderr
     assert "07_blackbox_mia is skipped. blackbox.captioner: /nowhere is no BLIP model" in done.stderr
     assert "skipped" in done.stdout
-    assert "01_sp_generation" in done.stdout
 
 
 def test_every_code_version_is_part_of_a_notebooks_key():

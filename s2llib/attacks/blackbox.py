@@ -26,6 +26,8 @@ def _hamming(a: Tensor, b: Tensor) -> Tensor:
     return ((a > a.mean(-2, keepdim=True)) == (b > b.mean(-2, keepdim=True))).double().mean(-2)
 
 
+EVIDENCE_VERSION = 1  # raised when similarities or scores come out otherwise: they are not stored
+
 # name: similarity over the token axis of [..., tokens, channels]; higher is more alike
 MEASURES = {
     "cosine": _cosine,
@@ -60,7 +62,10 @@ class _Standardised:
 
 
 class Threshold(_Standardised):
-    """Member if the mean of the standardised similarities exceeds the threshold with the best accuracy on the fitted evidence."""
+    """Member if the mean of the standardised similarities exceeds the threshold with the best accuracy on the fitted evidence.
+
+    (The released code takes their maximum, which one noisy channel decides.)
+    """
 
     def fit(self, members: np.ndarray, nonmembers: np.ndarray) -> "Threshold":
         """members, nonmembers: evidence [n, channels]."""

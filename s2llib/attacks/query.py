@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from s2llib.loop import generator
 from s2llib.params import ParamsError
-from s2llib.store import digest, number
+from s2llib.store import FRESH, digest, number
 
 __all__ = ["CachedGenerator", "Generator", "LocalGenerator"]
 
@@ -54,7 +54,7 @@ class CachedGenerator:
 
     @property
     def spent(self) -> int:
-        """Images asked for so far, in earlier runs too."""
+        """Images that were asked for, in earlier runs too."""
         return len(list(self.folder.glob("*.png")))
 
     def _path(self, prompt: str, seed: int) -> Path:
@@ -67,6 +67,9 @@ class CachedGenerator:
 
     def _read(self, path: Path) -> np.ndarray | None:
         try:
+            if path.stat().st_mtime < float(os.environ.get(FRESH, 0)):
+                path.unlink()
+                return None
             with Image.open(path) as image:
                 return np.asarray(image.convert("RGB"))
         except FileNotFoundError:

@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from s2llib.data.domain import MEMBER, NONMEMBER, PUBLIC, Photos
 from s2llib.params import ParamsError
 
-__all__ = ["check_images", "check_splits", "read_folder", "write_folder"]
+__all__ = ["check_captions", "check_images", "check_splits", "read_folder", "write_folder"]
 
 METADATA = "metadata.jsonl"
 
@@ -74,6 +74,14 @@ def _photos(folder: Path, rows: list[dict]) -> Photos:
         captions=tuple(row.get("text") or f"a photo of {row['domain']}" for row in rows),
         copies=tuple(row.get("copies", 1) for row in rows),
     )
+
+
+def check_captions(folder: Path) -> None:
+    """Raises ParamsError unless every image of a folder has a caption of its own."""
+    read_folder(folder)
+    for number, line in enumerate((folder / METADATA).read_text(encoding="utf-8").splitlines(), 1):
+        if line.strip() and not str(json.loads(line).get("text") or "").strip():
+            raise ParamsError(f"{folder / METADATA}, line {number} has no caption, which Attack-I and III need; write one as its `text`.")
 
 
 def check_splits(domains: dict[str, dict[str, Photos]], files: dict[str, dict[str, list[str]]]) -> None:

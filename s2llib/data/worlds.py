@@ -11,7 +11,7 @@ from s2llib.data.folders import check_images, check_splits, read_folder, write_f
 from s2llib.data.people import person_name
 from s2llib.data.photographs import olivetti
 from s2llib.data.portraits import STYLES, portrait
-from s2llib.params import ParamsError, World
+from s2llib.params import ParamsError, World, resolved
 from s2llib.store import Store, digest, file_digest
 
 __all__ = [
@@ -91,9 +91,8 @@ def _folder_domains(world: World, store: Store) -> list[Domain]:
 
 
 def _folder(world: World) -> Path:
-    """`world.folder`; a relative one that is not below the working directory is below the repository."""
-    path = Path(world.folder).expanduser()
-    return path if path.is_absolute() or path.exists() else Path(__file__).resolve().parents[2] / path
+    """`world.folder`."""
+    return resolved(world.folder)
 
 
 def known_names(world: World) -> list[str]:
@@ -189,10 +188,11 @@ def _public_folder(folder: Path, world: World, who: int, count: int) -> None:
 
 
 def private_pool(world: World, count: int, store: Store, folder: str | None = None) -> Photos:
-    """`count` photographs that the base model never saw, to be dealt into fine-tuning sets; no two have the same content.
+    """`count` photographs that the base model never saw, to be dealt into fine-tuning sets.
 
     Portraits: of a stream of their own, people in turn; Olivetti and folders: the iid non-members. folder: an image folder to take
-    them from instead. Raises ParamsError where there are too few.
+    them from instead. Of files with the same content one is taken, of those with the content of a training image of this world none.
+    Raises ParamsError where there are too few.
     """
     if world.kind == "portraits" and not folder:
         inputs = {"seed": world.seed, "people": world.people, "count": count}
@@ -200,12 +200,16 @@ def private_pool(world: World, count: int, store: Store, folder: str | None = No
         ((_, splits),) = read_folder(store.get("private_pool", PORTRAITS_VERSION, inputs, make)).items()
         return splits["private"]
     if folder:
-        found = [photos for splits in read_folder(Path(folder).expanduser()).values() for photos in splits.values()]
+        given = read_folder(resolved(folder))
+        check_images(given)
+        found = [photos for splits in given.values() for photos in splits.values()]
     else:
         found = [person.splits[NONMEMBER] for person in everyone(world, store)]
     photos = Photos.join(found)
     first = {file_digest(path): i for i, path in reversed(list(enumerate(photos.paths)))}
-    photos = photos.where(i in set(first.values()) for i in range(len(photos)))
+    trained = {file_digest(path) for some in training_photos(world, store).values() for path in some.paths}
+    chosen = {i for content, i in first.items() if content not in trained}
+    photos = photos.where(i in chosen for i in range(len(photos)))
     if len(photos) < count:
         raise ParamsError(
             f"blackbox: {count} different photographs are needed that the base model never saw and {len(photos)} are there; lower"

@@ -11,12 +11,24 @@ from s2llib.finetune.parts import PARTS
 from s2llib.finetune.recipe import denoising_target, embed_prompts
 from s2llib.loop import generator
 from s2llib.models.denoiser import Denoiser
-from s2llib.params import PrivateLoRA
+from s2llib.params import ParamsError, PrivateLoRA
 from s2llib.progress import track
 
-__all__ = ["PRIVATE_VERSION", "noise_multiplier", "private_finetune", "spent_epsilon"]
+__all__ = ["PRIVATE_VERSION", "check_epsilons", "noise_multiplier", "private_finetune", "spent_epsilon"]
 
 PRIVATE_VERSION = 1
+
+
+def check_epsilons(recipe: PrivateLoRA) -> None:
+    """Raises ParamsError if no amount of noise gives one of the guarantees that are asked for."""
+    for epsilon in recipe.epsilons:
+        try:
+            noise_multiplier(epsilon, recipe)
+        except ValueError as error:
+            raise ParamsError(
+                f"blackbox.private: epsilon {epsilon:g} at delta {recipe.delta:g} in {recipe.steps} steps is out of reach"
+                f" ({str(error).rstrip('.')}); raise epsilon or delta."
+            ) from None
 
 
 def noise_multiplier(epsilon: float | None, recipe: PrivateLoRA) -> float:
@@ -65,7 +77,7 @@ def private_finetune(pipeline, recipe: PrivateLoRA, images: Photos, epsilon: flo
     unet = GradSampleModule(pipeline.unet.train(), loss_reduction="mean", strict=False)
     optimizer = DPOptimizer(
         torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=0.0), noise_multiplier=noise, max_grad_norm=recipe.clip,
-        expected_batch_size=max(1, round(recipe.share * len(images))), generator=generator(seed, 1),
+        expected_batch_size=max(1, round(recipe.share * len(images))), generator=_on(pipeline.unet.device, seed),
     )  # fmt: skip
     losses, norms = [], []
     for step in track(range(recipe.steps), what):
@@ -97,10 +109,16 @@ def private_finetune(pipeline, recipe: PrivateLoRA, images: Photos, epsilon: flo
     }
 
 
+def _on(device: torch.device, seed: int) -> torch.Generator:
+    """The generator of the noise, which opacus draws where the parameters are."""
+    drawn = generator(seed, 1)
+    return drawn if device.type == "cpu" else torch.Generator(device).manual_seed(drawn.initial_seed())
+
+
 def _per_image(samples: Tensor | None, p: Tensor, draws: int) -> Tensor:
     """[images, ...] mean gradients of [images x draws, ...] ones; none of no image."""
     if samples is None:
-        return torch.zeros(0, *p.shape)
+        return torch.zeros(0, *p.shape, device=p.device)
     return samples.view(-1, draws, *p.shape).mean(1)
 
 

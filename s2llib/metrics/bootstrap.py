@@ -140,11 +140,10 @@ class PhotoBootstrap:
         return self._mean(found)
 
     def tpr(self, scores: list[tuple[np.ndarray, np.ndarray]], fpr: float = 0.01) -> Estimate:
-        """TPR at an FPR of at most `fpr` of each target, averaged."""
-        found = []
-        for target, (m, n) in enumerate(scores):
-            found.append(Estimate(float(tpr_at_fpr(m, n, fpr)), tpr_at_fpr(m, n, fpr, *self._sides(target))))
-        return self._mean(found)
+        """TPR at an FPR of at most `fpr` on scores pooled over targets."""
+        weights = [np.concatenate(side, axis=1) for side in zip(*(self._sides(i) for i in range(len(scores))), strict=True)]
+        m, n = (np.concatenate(side) for side in zip(*scores, strict=True))
+        return Estimate(float(tpr_at_fpr(m, n, fpr)), tpr_at_fpr(m, n, fpr, *weights))
 
     def accuracy(self, scores: list[tuple[np.ndarray, np.ndarray]], threshold: float = 0.0) -> Estimate:
         """(TPR + TNR) / 2 of the decision score > threshold of each target, averaged."""

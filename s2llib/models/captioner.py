@@ -8,14 +8,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from s2llib.loop import train
-from s2llib.params import ParamsError
+from s2llib.params import ParamsError, resolved
 
 __all__ = ["check_blip", "load_blip", "retrieve_captions", "slot_accuracy", "tune_blip", "write_captions"]
 
 
 @torch.no_grad()
-def retrieve_captions(base: Path, x: Tensor, known: list[str]) -> list[str]:
-    """For each image [n, 3, h, w] in [0, 1] the one of the known captions that the base model's CLIP pair finds most similar."""
+def retrieve_captions(base: Path, x: Tensor, known: list[str], own: list[str] | None = None) -> list[str]:
+    """For each image [n, 3, h, w] in [0, 1] the one of the known captions that the base model's CLIP pair finds most similar.
+
+    own: a caption for each image that it must not be given.
+    """
     from transformers import CLIPModel, CLIPTokenizer
 
     clip = CLIPModel.from_pretrained(base / "clip", dtype=torch.float32, local_files_only=True).eval()
@@ -25,8 +28,10 @@ def retrieve_captions(base: Path, x: Tensor, known: list[str]) -> list[str]:
     ids = tokenizer(known, padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
     texts = torch.cat([clip.text_projection(clip.text_model(input_ids=some).pooler_output) for some in ids.split(256)])
     images = torch.cat([clip.visual_projection(clip.vision_model(pixel_values=some * 2 - 1).pooler_output) for some in x.split(256)])
-    nearest = (F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T).argmax(1)
-    return [known[i] for i in nearest.tolist()]
+    similar = F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T
+    for row, text in zip(similar, own or [], strict=False):
+        row[[i for i, one in enumerate(known) if one == text]] = -2  # below every cosine
+    return [known[i] for i in similar.argmax(1).tolist()]
 
 
 def slot_accuracy(written: list[str], true: list[str]) -> list[float]:
@@ -37,7 +42,7 @@ def slot_accuracy(written: list[str], true: list[str]) -> list[float]:
 
 def check_blip(folder: str) -> Path:
     """Raises ParamsError unless the folder holds a BLIP captioner with safetensors weights."""
-    path = Path(folder).expanduser()
+    path = resolved(folder)
     try:
         kind = json.loads((path / "config.json").read_text()).get("model_type")
     except (OSError, ValueError):
@@ -45,7 +50,7 @@ def check_blip(folder: str) -> Path:
     if kind != "blip" or not list(path.glob("*.safetensors")):
         raise ParamsError(
             f"blackbox.captioner: {path} is no BLIP model with .safetensors weights; get one with"
-            f" `huggingface-cli download Salesforce/blip-image-captioning-base --local-dir {path}`, or set blackbox.captioner to null."
+            f" `hf download Salesforce/blip-image-captioning-base --local-dir {path}`, or set blackbox.captioner to null."
         )
     return path
 

@@ -13,13 +13,22 @@ from torch import Tensor, nn
 
 from s2llib.loop import train
 from s2llib.models.denoiser import Denoiser
-from s2llib.params import Encoder, ParamsError
+from s2llib.params import Encoder, ParamsError, resolved
 
 __all__ = [
     "SimCLR", "check_encoder", "clip_tokens", "contrastive_loss", "dct_tokens", "load_selfsupervised", "save_selfsupervised",
     "train_selfsupervised", "transformers_tokens", "vae_tokens",
 ]  # fmt: skip
 
+# where the encoders of the paper profile come from
+HUB = {
+    "deit": "facebook/deit-base-distilled-patch16-224",
+    "vit": "google/vit-base-patch16-224",
+    "beit": "microsoft/beit-base-patch16-224",
+    "dinov2": "facebook/dinov2-base",
+    "clip-vit": "openai/clip-vit-base-patch32",
+}
+EVIDENCE_VERSION = 1  # raised when features come out otherwise: they are not stored
 BLOCK, KEPT = 8, 16  # blocks of the cosine transform, and how many of its coefficients
 
 
@@ -55,11 +64,11 @@ def clip_tokens(folder: Path, x: Tensor, batch: int) -> Tensor:
 
 def check_encoder(name: str, folder: str) -> Path:
     """The folder of a transformers vision model; raises ParamsError that says how to get one."""
-    path = Path(folder).expanduser()
+    path = resolved(folder)
     if not (path / "config.json").is_file() or not list(path.glob("*.safetensors")):
         raise ParamsError(
             f"blackbox.encoder_folders: the encoder '{name}' is not in {path} (config.json and .safetensors weights); get it with"
-            f" `huggingface-cli download facebook/deit-base-distilled-patch16-224 --local-dir {path}`, or leave it out."
+            f" `hf download {HUB.get(name, 'ITS/NAME')} --local-dir {path}`, or leave it out of blackbox.encoders and encoder_folders."
         )
     return path
 

@@ -1,16 +1,15 @@
 """Loading pipelines: a diffusers folder in, a `StableDiffusionPipeline` in float32 out. Safetensors only."""
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s2llib.params import Params, ParamsError
+from s2llib.params import Params, ParamsError, resolved
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["base_folder", "check_folder", "check_unconditional", "load_pipeline", "pick_device", "resolved"]
+__all__ = ["base_folder", "check_folder", "check_unconditional", "load_pipeline", "pick_device"]
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
@@ -105,9 +104,3 @@ def base_folder(params: Params) -> Path | None:
             reason = str(error).strip().splitlines()[0]
             raise ParamsError(f"base.hub: {params.base.hub} cannot be downloaded ({reason}); check its name and the network.") from None
     return resolved(params.base.path)
-
-
-def resolved(path: str) -> Path:
-    """A folder of a profile; a relative one that is not below the working directory is below the repository."""
-    given, root = Path(os.path.expanduser(path)), Path(__file__).resolve().parents[2]
-    return given if given.is_absolute() or given.exists() else root / given

@@ -14,7 +14,9 @@ __all__ = [
     "scenario_table", "scenario_verdict", "study_table", "study_verdict", "threshold_table",
 ]  # fmt: skip
 
+NO_NOISE = "clipping, no noise"
 LEARNT = ("error on members", "error on non-members")  # noise prediction
+SWAPPED = "; the members of one are the non-members of the other, so that no photograph is easier as a member"
 METRICS = {"auc": "AUC", "accuracy": "ASR", "tpr": "TPR@1%FPR"}
 
 
@@ -22,9 +24,10 @@ def scenario_note(p: Params, spent: int) -> str:
     b = p.blackbox
     return (
         f"Value [95 % interval] over the tested photographs ({b.members // 2} members and {b.members // 2} non-members of each of"
-        f" {b.targets} target models; the members of one are the non-members of the other, so that no photograph is easier as a member)."
-        " The intervals hold for these models. ASR: accuracy of the hard decision, its threshold fixed on what the model was fitted on."
-        f" TPR@1%FPR rests on {b.members // 2} non-members a target: no false alarm is allowed."
+        f" {b.targets} target models{SWAPPED if b.targets > 1 else ''})."
+        " Every model was trained once: the intervals are over photographs, not over trainings, and the shadow models share the targets'"
+        " base, recipe, seed and people. ASR: accuracy of the hard decision, its threshold fixed on what the model was fitted on."
+        f" TPR@1%FPR is pooled over targets; with {b.members // 2 * b.targets} non-members no false alarm is allowed, and its interval is rough."
         f" Attack-I and II are fitted on {b.members // 2} members and as many non-members of the same target, III and IV on"
         f" {2 * b.members} photographs of each of {b.shadows} shadow models. Query budget: {spent} of {b.budget} images per target spent."
         " The values of the paper's tables are not public; its best AUC is 0.95 (Stable Diffusion v1-5)."
@@ -97,7 +100,10 @@ def control_verdict(table: pd.DataFrame) -> str:
 
 
 def study_table(scores: pd.DataFrame, column: str, p: Statistics) -> pd.DataFrame:
-    """Tidy AUC of Attack-I at each value of a study, with the change against the first value on the same resamples."""
+    """Tidy AUC of Attack-I at each value of a study, with the change against the first value.
+
+    On the same resamples, where as many photographs were tested; on independent ones, where not.
+    """
     rows = []
     for model, every in scores.groupby("model", sort=False):
         first = None
@@ -118,7 +124,7 @@ def printed_study(table: pd.DataFrame, column: str) -> pd.DataFrame:
 
 def study_verdict(table: pd.DataFrame, column: str) -> str:
     """Which values differ from the first beyond their intervals, in a Markdown sentence."""
-    tested, changed = table["tested"].unique(), table[table["delta"].notna()]
+    tested, changed = (table["tested"] // table["targets"]).unique(), table[table["delta"].notna()]
     first, count = table[column].iloc[0], " or ".join(str(n) for n in tested)
     fitted = " or ".join(str(n) for n in table["fitted"].unique())
     moved = changed[(changed["delta_low"] > 0) | (changed["delta_high"] < 0)]
@@ -127,7 +133,10 @@ def study_verdict(table: pd.DataFrame, column: str) -> str:
         for _, row in moved.iterrows()
     ]
     says = f"differ beyond their intervals: {'; '.join(names)}" if names else "differ from it beyond their intervals: none"
-    return f"Against {column} {first}, of {len(changed)} values {says}. Fitted on {fitted} photographs, tested on {count}."
+    return (
+        f"Against {column} {first}, of {len(changed)} values {says} (by chance one in twenty would be). For each of"
+        f" {table['targets'].iloc[0]} target(s): fitted on {fitted} photographs, tested on {count}; every model was trained once."
+    )
 
 
 def threshold_table(scores: pd.DataFrame, p: Statistics) -> pd.DataFrame:
@@ -162,16 +171,21 @@ def captioner_table(study: Study) -> pd.DataFrame:
 def dp_table(scores: pd.DataFrame, quality: pd.DataFrame, p: Statistics) -> pd.DataFrame:
     """Tidy: AUC, CLIP-R precision and noise-prediction error of each training, from the base model over growing epsilon to no DP-SGD.
 
-    delta: the change against the training before it (AUC), against the base model (the rest). Columns of the guarantee.
+    delta: the change against the training before it (AUC), against the base model (the rest); against_none: of AUC, against the same
+    recipe without noise. Columns of the guarantee.
     """
     rows = []
     for model, every in scores.groupby("model", sort=False):
+        found = {training: estimates(part, p)["auc"] for training, part in every.groupby("training", sort=False)}
         before = None
         for training, part in every.groupby("training", sort=False):
-            estimate = estimates(part, p)["auc"]
             row = {"training": training, "method": model, "attack": "black box", "protocol": "iid", "metric": "AUC"}
-            rows.append(row | estimate_row(estimate, before, p.level) | _counts(part))
-            before = estimate
+            row |= estimate_row(found[training], before, p.level) | _counts(part)
+            if training.startswith("epsilon"):
+                alone = estimate_row(found[training] - found[NO_NOISE], None, p.level)
+                row |= dict(zip(("against_none", "against_low", "against_high"), alone.values(), strict=True))
+            rows.append(row)
+            before = found[training]
     columns = {LEARNT[0]: lambda row: row["loss"]["member"], LEARNT[1]: lambda row: row["loss"]["nonmember"]}
     if quality["hits"].notna().all():
         columns["CLIP-R precision (%)"] = lambda row: 100 * np.array(row["hits"])
@@ -207,8 +221,9 @@ def printed_dp(table: pd.DataFrame) -> pd.DataFrame:
     heads = [row["method"] or row["metric"] for _, row in table.iterrows()]
     cells = [cell(row) for _, row in table.iterrows()]
     wide = table.assign(cell=cells, head=heads).pivot(index="training", columns="head", values="cell")
-    guarantee = ["dp_delta", "clip", "noise multiplier", "gradient norm", "trainable"]
+    guarantee = ["epsilon", "dp_delta", "clip", "noise multiplier", "gradient norm", "trainable"]
     known = table.drop_duplicates("training").set_index("training")[guarantee].map(lambda value: "" if pd.isna(value) else f"{value:.4g}")
+    known.loc[known.index == NO_NOISE, "epsilon"] = "none"
     shown = known.rename(columns={"dp_delta": "delta", "trainable": "parameters"})
     return shown.join(wide[list(dict.fromkeys(heads))]).loc[list(dict.fromkeys(table["training"]))]
 
@@ -221,12 +236,18 @@ def _named(some: pd.DataFrame) -> str:
 
 def dp_verdict(table: pd.DataFrame) -> str:
     """Whether a smaller epsilon lowers AUC, step by step, and what the models learnt, in Markdown sentences."""
-    steps, lines = table[(table["metric"] == "AUC") & table["delta"].notna()], []
-    for model, part in steps.groupby("method", sort=False):
+    auc, lines = table[(table["metric"] == "AUC") & table["delta"].notna()], []
+    for model, part in auc[auc["training"].str.startswith("epsilon") | (auc["training"] == NO_NOISE)].groupby("method", sort=False):
         up, down = part[part["delta_low"] > 0], part[part["delta_high"] < 0]
         says = f"higher than in the row before at {_named(up)}" if len(up) else "no step to the next row raises it beyond its interval"
         against = f"; lower, against the order, at {_named(down)}" if len(down) else "; none lowers it beyond its interval"
-        lines.append(f"- **{model}**, from the base model over growing epsilon to no DP-SGD: {says}{against}.")
+        lines.append(f"- **{model}**, from the base model over growing epsilon to clipping without noise: {says}{against}.")
+        noise = part[part["against_none"].notna()]
+        found = [
+            f"{row['training']} {row['against_none']:+.3f} [{row['against_low']:+.3f}, {row['against_high']:+.3f}]"
+            for _, row in noise.iterrows()
+        ]
+        lines.append(f"- **{model}**, what the noise changes against the same recipe without it: {'; '.join(found)}.")
     for _, row in table[(table["metric"] == LEARNT[0]) & table["delta"].notna()].iterrows():
         more = row["delta_high"] < 0
         says = (
@@ -237,5 +258,6 @@ def dp_verdict(table: pd.DataFrame) -> str:
             else "learnt nothing beyond the interval"
         )
         lines.append(f"- **{row['training']}** {says}: error {level_and_change(row, '.4f')}.")
+    lines.append("- Every row is one training: the intervals are over photographs, not over trainings.")
     lines.append("- Where nothing was learnt, an AUC of 0.5 is that of a model that was not fine-tuned: privacy, but no use.")
     return "\n".join(lines)

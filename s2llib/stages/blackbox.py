@@ -13,7 +13,7 @@ import torch
 from s2llib.data.domain import Domain, Photos
 from s2llib.data.worlds import auxiliary_images, data_version, private_pool
 from s2llib.finetune.methods import METHODS
-from s2llib.params import LoRA, ParamsError
+from s2llib.params import LoRA, ParamsError, resolved
 from s2llib.progress import track
 from s2llib.store import digest, file_digest, folder_digest, number
 
@@ -23,6 +23,7 @@ TARGET_VERSION = 1
 CAPTIONS_VERSION = 1
 ENCODER_VERSION = 1
 LEARNT_VERSION = 1
+KEPT = 48  # feature tensors kept in memory
 CAPTIONER_VERSION = 1
 
 # scenario: (who writes the caption, what the inference model is fitted on)
@@ -86,11 +87,16 @@ class BlackBoxStage:
 
     def check_blackbox(self) -> None:
         """Raises ParamsError where photographs, an encoder or a captioner are missing."""
+        from s2llib.data.folders import check_captions
+        from s2llib.defenses.dp import check_epsilons
         from s2llib.models.captioner import check_blip
         from s2llib.models.encoders import check_encoder
 
-        p = self.params.blackbox
-        if p.folder or self.params.world.kind != "portraits":  # portraits are drawn as many as are asked for
+        p, world = self.params.blackbox, self.params.world
+        check_epsilons(p.private)
+        if folder := p.folder or (world.folder if world.kind == "folder" else None):
+            check_captions(resolved(folder))
+        if folder or world.kind != "portraits":  # portraits are drawn as many as are asked for
             self.private_sets  # noqa: B018  raises
         for name, folder in p.encoder_folders.items():
             check_encoder(name, folder)
@@ -108,13 +114,10 @@ class BlackBoxStage:
     def private_sets(self) -> list[Photos]:
         """Four disjoint sets of photographs that the base model never saw: of the two targets, and of the two shadow models.
 
-        Raises ParamsError where there are too few, or where one has no caption of its own.
+        Raises ParamsError where there are too few.
         """
         p = self.params.blackbox
         pool = private_pool(self.params.world, 4 * p.members, self.store, p.folder)
-        for path, text in zip(pool.paths, pool.captions, strict=True):
-            if not text.strip():
-                raise ParamsError(f"blackbox: {path} has no caption, which Attack-I and III need; give it a `text` in metadata.jsonl.")
         order = np.random.default_rng([self.params.seed, 7]).permutation(len(pool)).reshape(4, -1)
         return [Photos(*(tuple(column[i] for i in part) for column in (pool.paths, pool.captions, pool.copies))) for part in order]
 
@@ -181,7 +184,7 @@ class BlackBoxStage:
 
         p = self.params.blackbox
         steps = p.steps if steps is None else steps
-        key = [self.base_key if model.recipe is None else self.tuned(model).name, steps, p.guidance, self.params.seed, self._device.type]
+        key = [self._address(model), steps, p.guidance, self.params.seed, self._device.type]
         folder = self.store.root / "queries" / digest(key)[:20]
         if budget is None:  # of our studies: not counted, but what the attack asked for need not be asked again
             return CachedGenerator(_Lazy(self, model, steps), folder.with_name(f"{folder.name}-studies"), None, p.batch, also=folder)
@@ -201,12 +204,14 @@ class BlackBoxStage:
 
         p = self.params.blackbox
         known = sorted(set(self._auxiliary[1]))
-        source = {"folder": str(self._captioner())} if p.captioner else {"base": self.base_key, "known": digest(known)}
+        source = {"folder": folder_digest(self._captioner())} if p.captioner else {"base": self.base_key, "known": digest(known)}
         files = [file_digest(path) for path in photos.paths]
+        own = list(photos.captions) if self._auxiliary_is_shadow else None  # a photograph must not find its own caption
+        source |= {"own": digest(own)} if own else {}
 
         def make(new: Path) -> None:
             x = photos.pixels(self.image_size)
-            texts = write_captions(*load_blip(self._captioner()), x) if p.captioner else retrieve_captions(self.base_folder, x, known)
+            texts = write_captions(*load_blip(self._captioner()), x) if p.captioner else retrieve_captions(self.base_folder, x, known, own)
             (new / "captions.json").write_text(json.dumps(texts))
 
         return json.loads(
@@ -235,10 +240,15 @@ class BlackBoxStage:
 
         return self.store.get("captioner", CAPTIONER_VERSION, inputs, make)
 
+    @property
+    def _auxiliary_is_shadow(self) -> bool:
+        """Whether the attacker has no photographs but those of the shadow sets: a folder holds no others."""
+        return bool(self.params.world.kind == "folder" or self.params.blackbox.folder)
+
     @cached_property
     def _auxiliary(self) -> tuple[np.ndarray, list[str]]:
-        """Photographs and captions that are in none of the four sets: [n, h, w, 3] uint8; of a folder world, the shadow sets."""
-        if self.params.world.kind == "folder" or self.params.blackbox.folder:
+        """The attacker's photographs and captions: [n, h, w, 3] uint8, in none of the four sets; of a folder, the shadow sets."""
+        if self._auxiliary_is_shadow:
             own = Photos.join(self.private_sets[2:])
             return (own.pixels(self.image_size).permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8), list(own.captions)
         return auxiliary_images(self.params.world, self.params.base.auxiliary, self.store)
@@ -266,7 +276,7 @@ class BlackBoxStage:
 
         p, world = self.params.blackbox.selfsupervised, self.params.world
         source = {"base": self.params.base.auxiliary, "world": world.model_dump(include={"kind", "seed", "people", "bystanders"})}
-        if world.kind == "folder" or self.params.blackbox.folder:
+        if self._auxiliary_is_shadow:
             source = {"content": self._content(Photos.join(self.private_sets[2:]))}
         inputs = source | {"encoder": p.model_dump(), "seed": self.params.seed, "data": data_version(world)}
 
@@ -298,7 +308,7 @@ class BlackBoxStage:
         if wording is not None:
             prompts = [reworded(text, self.params.blackbox.wordings[wording]) for text in prompts]
         query = self._features(encoder, ("photos", self._content(photos)), lambda: photos.pixels(self.image_size))
-        name = (model.name, model.epsilon, self._content(photos), digest(prompts), steps, repeats)
+        name = (self._address(model), self._content(photos), digest(prompts), steps, repeats)
         drawn = self._features(encoder, name, lambda: self.replies(model, prompts, repeats, steps, budget).flatten(0, 1))
         generated = drawn.view(len(photos), repeats, *query.shape[1:])
         return AGGREGATES[aggregate](similarity(query, generated, measure, form)).numpy()
@@ -308,18 +318,24 @@ class BlackBoxStage:
         kept = self.__dict__.setdefault("_kept_features", {})
         if (encoder, *name) not in kept:
             kept[encoder, *name] = self.encode(encoder, images()).float()
+            if len(kept) > KEPT:
+                del kept[next(iter(kept))]  # the oldest
         return kept[encoder, *name]
+
+    def _address(self, model: Tuned) -> str:
+        """What a model's weights are addressed by."""
+        return self.base_key if model.recipe is None else self.tuned(model).name
 
     # inference
 
-    def inferred(self, evidence: Evidence, fitted_on: Sequence[Evidence] | None, labels: dict) -> pd.DataFrame:
+    def inferred(self, evidence: Evidence, fitted_on: Sequence[Evidence] | None, labels: dict, most: int | None = None) -> pd.DataFrame:
         """Scores of the tested photographs by every inference model: columns of labels, model, split, image, score (above 0: a member).
 
-        fitted_on: evidence of shadow models, all of it; None: the known half of `evidence`.
+        fitted_on: evidence of shadow models, all of it; None: the known half of `evidence`, at most that many members and non-members.
         """
         from s2llib.attacks.blackbox import MODELS
 
-        known = [evidence.known] if fitted_on is None else [(e.members, e.others) for e in fitted_on]
+        known = [tuple(x[:most] for x in evidence.known)] if fitted_on is None else [(e.members, e.others) for e in fitted_on]
         members, others = (np.concatenate(side) for side in zip(*known, strict=True))
         tables = []
         for name, new in MODELS.items():
@@ -328,13 +344,13 @@ class BlackBoxStage:
                 tables.append(pd.DataFrame(labels | {"model": name, "split": split, "image": range(len(x)), "score": model.score(x)}))
         return pd.concat(tables, ignore_index=True).assign(fitted=len(members) + len(others))
 
-    def attack(self, models: list[Tuned], labels: dict, scenario: str = "Attack-I", **how) -> pd.DataFrame:
-        """A scenario against some models: columns of `inferred`, target."""
+    def attack(self, models: list[Tuned], labels: dict, scenario: str = "Attack-I", most: int | None = None, **how) -> pd.DataFrame:
+        """A scenario against some models: columns of `inferred`, target. most: as in `inferred`; how: as in `evidence`."""
         captions, source = SCENARIOS[scenario]
         shadows = [self.evidence(shadow, captions, **how) for shadow in self.shadows()] if source == "shadow" else None
         parts = []
         for i, model in enumerate(models):
-            parts.append(self.inferred(self.evidence(model, captions, **how), shadows, labels | {"scenario": scenario, "target": i}))
+            parts.append(self.inferred(self.evidence(model, captions, **how), shadows, labels | {"scenario": scenario, "target": i}, most))
         return pd.concat(parts, ignore_index=True)
 
     def scenarios(self) -> pd.DataFrame:
@@ -351,7 +367,7 @@ class BlackBoxStage:
         overfitted = Tuned("overfitted", a[:few], b[:few], p.tune.model_copy(update={"steps": p.overfitted.steps}))
         pairs = list(zip(self.targets(), self.shadows(), strict=False))
         strangers = [replace(target, name=f"stranger {i}", trained=shadow.members) for i, (target, shadow) in enumerate(pairs)]
-        for title, models in {"overfitted": [overfitted], "fine-tuned on others": strangers, "not fine-tuned": self.untuned()}.items():
+        for title, models in {"overfitted": [overfitted], "fine-tuned on others": strangers, "not fine-tuned": self.untuned()[:1]}.items():
             found.append(self.attack(models, {"control": title}))
         return pd.concat(found, ignore_index=True)
 
@@ -422,10 +438,11 @@ class BlackBoxStage:
         return [Tuned(f"{t.name}, {name}", t.members[:members], t.others[:members], recipe) for t in self.targets()]
 
     def by_size(self) -> pd.DataFrame:
-        """Fine-tuning sets of several sizes, at equal epochs."""
+        """Fine-tuning sets of several sizes, at equal epochs; the attacker knows as many photographs of each."""
         p = self.params.blackbox
+        how = {"most": min(p.sizes) // 2}
         steps = {n: max(1, round(p.tune.steps * n / p.members)) for n in p.sizes}
-        return self._study("members", {n: (self._other_targets({"steps": steps[n]}, f"{n} members", n), {}) for n in p.sizes})
+        return self._study("members", {n: (self._other_targets({"steps": steps[n]}, f"{n} members", n), how) for n in p.sizes})
 
     def by_sampling(self) -> pd.DataFrame:
         """Inference steps; one generation a query."""
@@ -468,8 +485,11 @@ class BlackBoxStage:
     def learnt(self, model: Tuned) -> dict[str, list[float]]:
         """Noise-prediction error of a model's members and of its non-members, the loss attack's draws, each with its own caption."""
         p = self.params.blackbox.private
-        key = self.base_key if model.recipe is None else self.tuned(model).name
-        inputs = {"model": key, "content": [self._content(photos) for photos in (model.members, model.others)], "device": self._device.type}
+        inputs = {
+            "model": self._address(model),
+            "content": [self._content(photos) for photos in (model.members, model.others)],
+            "device": self._device.type,
+        }
         inputs |= {"setting": self.params.attacks.loss.model_dump() | {"draws": p.looks}}
 
         def make(new: Path) -> None:

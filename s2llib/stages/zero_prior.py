@@ -8,6 +8,7 @@ import torch
 
 from s2llib.data.domain import MEMBER, NONMEMBER, Domain, Photos
 from s2llib.finetune.methods import PRETRAINED
+from s2llib.params import resolved
 from s2llib.progress import track
 from s2llib.store import folder_digest, number
 
@@ -30,7 +31,6 @@ class ZeroPriorStage:
 
     def zero_folder(self) -> Path:
         """The unconditional model: the folder that the profile names, or one trained on the members of all people."""
-        from s2llib.models.pipeline import resolved
 
         p = self.params.zero_prior
         if p.path and not self.params.retrain_base:
