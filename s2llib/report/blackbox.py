@@ -27,7 +27,7 @@ def scenario_note(p: Params, spent: int) -> str:
         f" {b.targets} target models{SWAPPED if b.targets > 1 else ''})."
         " Every model was trained once: the intervals are over photographs, not over trainings, and the shadow models share the targets'"
         " base, recipe, seed and people. ASR: accuracy of the hard decision, its threshold fixed on what the model was fitted on."
-        f" TPR@1%FPR is pooled over targets; with {b.members // 2 * b.targets} non-members no false alarm is allowed, and its interval is rough."
+        f" TPR@1%FPR is pooled over targets; with {b.members // 2 * b.targets} non-members no false alarm is allowed: a rough value."
         f" Attack-I and II are fitted on {b.members // 2} members and as many non-members of the same target, III and IV on"
         f" {2 * b.members} photographs of each of {b.shadows} shadow models. Query budget: {spent} of {b.budget} images per target spent."
         " The values of the paper's tables are not public; its best AUC is 0.95 (Stable Diffusion v1-5)."
