@@ -40,6 +40,10 @@ class Row:
     ratio: float | None = None
 
 
+def _adversarial(overrides: dict) -> dict:
+    return {"finetune.defense": overrides["finetune.defense"] | {"images": ADVERSARIAL}}
+
+
 def _levels(photos: Photos, size: int) -> Tensor:
     """8-bit pixels [n, 3, size, size] of image files."""
     return (photos.pixels(size) * 255).round().byte()
@@ -183,7 +187,7 @@ class MixSynStage:
         defense = {"images": images, "mixing": mixing if ratio < 1 else "images", "ratio": ratio, "contiguous": contiguous}
         return Row(title, method, {"finetune.defense": defense} if ratio else {}, mixing, ratio)
 
-    def _setting(self, name: str, method: str, title: str = "", images: str = ADVERSARIAL) -> Row:
+    def setting_row(self, name: str, method: str, title: str = "", images: str = ADVERSARIAL) -> Row:
         """A defence of the paper: `full`, `mixup_i` or `mixup_p`."""
         p = self.params.mixsyn
         own, mixing, ratio = {
@@ -200,7 +204,7 @@ class MixSynStage:
             return [Row(name, name) for name in p.methods]
         if table == 5:
             return [self._row(name, name, ADVERSARIAL, "images", p.mixup_parts) for name in p.parts]
-        return [self._setting({2: "full", 3: "mixup_i", 4: "mixup_p"}[table], name, name) for name in p.methods]
+        return [self.setting_row({2: "full", 3: "mixup_i", 4: "mixup_p"}[table], name, name) for name in p.methods]
 
     def mixsyn_titles(self) -> dict[int, str]:
         """{table: what its models were fine-tuned on}."""
@@ -224,16 +228,27 @@ class MixSynStage:
         if not self._lacking([domain.name for domain in self.mixsyn_domains], self.params.finetune.public_images):
             rows.append(Row("real public photographs", name, {"finetune.knowledge": "public"}))
         rows += [
-            self._setting("full", name, "Gaussian noise, all images", GAUSSIAN),
-            self._setting("mixup_i", name, f"Gaussian noise, Mixup-I {p.mixup_i:g}", GAUSSIAN),
+            self.setting_row("full", name, "Gaussian noise, all images", GAUSSIAN),
+            self.setting_row("mixup_i", name, f"Gaussian noise, Mixup-I {p.mixup_i:g}", GAUSSIAN),
             Row("weight decay towards the base", name, {"finetune.defense.decay": p.decay}),
         ]
-        return rows + [self._setting(setting, name) for setting in ("full", "mixup_i", "mixup_p")]
+        return rows + [self.setting_row(setting, name) for setting in ("full", "mixup_i", "mixup_p")]
+
+    def gaussian_pairs(self) -> list[tuple[str, str]]:
+        """(adversarial, Gaussian): titles of baseline rows that differ in nothing but the noise."""
+        rows = self.baseline_rows()
+        noisy = [row for row in rows if row.title.startswith("Gaussian noise")]
+        return [(row.title, other.title) for other in noisy for row in rows if row.overrides == _adversarial(other.overrides)]
+
+    def again_pairs(self) -> list[tuple[str, str]]:
+        """(S2L on top of a defence, the defence and the pre-trained model)."""
+        titles = [row.title for row in self.judged_rows()[1:]]
+        return [(title + AGAIN, against) for title in titles for against in (title, PRETRAINED)]
 
     def judged_rows(self) -> list[Row]:
         """Plain S2L and the defences that the adaptive attacker and extraction turn to."""
         name = self.params.mixsyn.judged_method
-        return [Row(CLEAN, name), *(self._setting(setting, name) for setting in self.params.mixsyn.judged)]
+        return [Row(CLEAN, name), *(self.setting_row(setting, name) for setting in self.params.mixsyn.judged)]
 
     def defended(self, row: Row, attacks: list[str] | None = None) -> "MixSynStage":
         """The study whose fine-tuning is a row's; attacks: those it is scored by, if not all."""
