@@ -232,8 +232,9 @@ def adaptive_table(scores: pd.DataFrame, p: Statistics) -> pd.DataFrame:
             domains = paired.domains("defended")
             value, before = (paired.estimates(m, domains, ("auc",))["auc"] for m in ("defended", PRETRAINED))
             attack, setting, sign, there = choice
-            row = {"method": method, "chosen on": when, "setting": setting, "sign": sign, "AUC when chosen": there, "attack": attack}
-            row |= {"protocol": "iid", "metric": "AUC"} | estimate_row(value, None if method == PRETRAINED else before, p.level)
+            row = {"chosen on": when, "setting": setting, "sign": sign, "AUC when chosen": there}
+            row |= {"method": method, "attack": attack, "protocol": "iid", "metric": "AUC"}
+            row |= estimate_row(value, None if method == PRETRAINED else before, p.level)
             rows.append(row | {"domains": len(domains), "seeds": 1})
             if method == PRETRAINED:
                 break

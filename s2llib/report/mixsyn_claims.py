@@ -4,7 +4,7 @@ import pandas as pd
 
 from s2llib.attacks import TITLES
 from s2llib.report.membership import change, level, level_and_change, method_title
-from s2llib.report.mixsyn import ACCURACY, ALIKE, BRISQUE, CLIP_R, KID, UNALIKE
+from s2llib.report.mixsyn import ACCURACY, ALIKE, BRISQUE, CLIP_R, KID, UNAWARE
 from s2llib.stages.mixsyn import CLEAN
 from s2llib.study import PRETRAINED
 
@@ -78,7 +78,7 @@ def adaptive_claim(table: pd.DataFrame) -> str:
     """Whether an attacker who chose attack, timestep and sign after the defence undoes it."""
     lines, base = [], table[table["method"] == PRETRAINED].iloc[0]
     for method, rows in table[~table["method"].isin([PRETRAINED, CLEAN])].groupby("method", sort=False):
-        aware, unaware = (rows[rows["chosen on"] == when].iloc[0] for when in (ALIKE, UNALIKE))
+        aware, unaware = (rows[rows["chosen on"] == when].iloc[0] for when in (ALIKE, UNAWARE))
         holds = aware["delta_high"] < 0
         says = "no: less leaks than from the pre-trained model" if holds else "yes: as much leaks as from the pre-trained model"
         more = ", or more" if aware["delta_low"] > 0 else ""
