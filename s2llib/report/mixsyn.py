@@ -9,6 +9,7 @@ from torch import Tensor
 
 from s2llib.attacks import TITLES
 from s2llib.data.domain import MEMBER, NONMEMBER, Domain
+from s2llib.data.worlds import known_names
 from s2llib.metrics.bootstrap import Estimate, HierarchicalBootstrap
 from s2llib.metrics.quality import kid_estimate, no_brisque
 from s2llib.metrics.roc import auc
@@ -37,15 +38,15 @@ CONTRADICTIONS = (
 
 def mixsyn_note(study: Study) -> str:
     """What stands under every table."""
-    p, why = study.params.mixsyn, no_brisque()
+    p, why, people = study.params.mixsyn, no_brisque(), known_names(study.params.world)
     text = (
         "Value [95 % interval] (paired change against the pre-trained model [interval]); hierarchical bootstrap over domains, then images."
         " TPR@1%FPR is computed on scores pooled over domains where a domain has fewer than 100 non-members. Quality is that of"
         f" {p.quality_images} generated images a model, with the same noise for every model, and does not depend on the attack or protocol:"
         f" the rows of {' and '.join(TITLES[attack] for attack in p.attacks)} show the same value. CLIP-R: share of images whose true"
-        " prompt is the most similar of all people's. Domain accuracy: share of images nearest to the true person's real photographs. KID:"
-        " unbiased squared MMD of CLIP features against real photographs, lower is better. BRISQUE: lower is better; made for photographs"
-        f" of several hundred pixels, unreliable at {study.image_size}."
+        f" prompt is the most similar of all people's, by chance {100 / len(people):.3g}. Domain accuracy: share of images nearest to the"
+        " true person's real photographs. KID: unbiased squared MMD of CLIP features against real photographs, lower is better. BRISQUE:"
+        f" lower is better; made for photographs of several hundred pixels, unreliable at {study.image_size}."
     )
     return text + (f" BRISQUE is empty: {why}." if why else "")
 
