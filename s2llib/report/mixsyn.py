@@ -62,14 +62,14 @@ def _membership_rows(scores: pd.DataFrame, p: Statistics) -> list[dict]:
     rows = []
     for attack, part in scores.groupby("attack", sort=False):
         found = collect(part)
-        for (protocol, split), method in product(protocols(part).items(), found):
+        for protocol, split in protocols(part).items():
             paired = Paired(found, split, p)
-            domains = paired.domains(method)
-            values, base = (paired.estimates(m, domains) for m in (method, PRETRAINED))
-            for metric, title in METRICS.items():
-                row = {"method": method, "attack": attack, "protocol": protocol, "metric": title}
-                row |= estimate_row(values[metric], None if method == PRETRAINED else base[metric], p.level)
-                rows.append(row | {"domains": len(domains)})
+            for method in found:
+                domains = paired.domains(method)
+                values, base = (paired.estimates(m, domains) for m in (method, PRETRAINED))
+                for metric, title in METRICS.items():
+                    row = {"method": method, "attack": attack, "protocol": protocol, "metric": title, "domains": len(domains)}
+                    rows.append(row | estimate_row(values[metric], None if method == PRETRAINED else base[metric], p.level))
     return rows
 
 
