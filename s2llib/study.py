@@ -20,6 +20,7 @@ from s2llib.progress import track
 from s2llib.scale import precompute
 from s2llib.stages.blackbox import BlackBoxStage
 from s2llib.stages.extraction import ExtractionStage
+from s2llib.stages.mixsyn import MixSynStage
 from s2llib.stages.priors import PriorStage
 from s2llib.stages.zero_prior import ZeroPriorStage
 from s2llib.store import Store, folder_digest, number
@@ -36,7 +37,7 @@ def other_base(path: str) -> dict:
     return {"base.path": path, "base.hub": None, "retrain_base": False}
 
 
-class Study(ExtractionStage, PriorStage, ZeroPriorStage, BlackBoxStage):
+class Study(ExtractionStage, PriorStage, ZeroPriorStage, BlackBoxStage, MixSynStage):
     """All experiments of one profile. Nothing is computed until it is asked for, and nothing twice."""
 
     def __init__(self, params: Params, root: str | Path | None = None):
@@ -75,6 +76,7 @@ class Study(ExtractionStage, PriorStage, ZeroPriorStage, BlackBoxStage):
         domain_names(p.world)
         self._check_prompts()
         self.check_priors()
+        self.check_mixsyn()
         if p.zero_prior.path and not p.retrain_base:
             self._check_zero_prior(resolved(p.zero_prior.path))
         if p.world.kind != "portraits":
@@ -249,7 +251,7 @@ class Study(ExtractionStage, PriorStage, ZeroPriorStage, BlackBoxStage):
         return {
             "sp": sp, "method": method, "recipe": recipe.model_dump(), "prior": prior, "instance": known.instance_prompt,
             "seed": [self.params.seed, seed], "device": self._device.type,
-        } | self._knowledge_inputs(domain)  # fmt: skip
+        } | self._knowledge_inputs(domain) | self._defense_inputs(domain)  # fmt: skip
 
     def finetuned(self, domain: Domain, method: str, seed: int = 0) -> Path:
         """The folder of one fine-tuned model: a pipeline or LoRA weights, and `training.json` with its losses."""
@@ -269,9 +271,9 @@ class Study(ExtractionStage, PriorStage, ZeroPriorStage, BlackBoxStage):
             report = {"loss": [], "trainable": perturb(pipeline, how, recipe, known, self.params.finetune.sigma, stream)}
         else:
             report = finetune(
-                pipeline, how, recipe, self.tuning_set(domain), known, stream, f"{how.title}, {domain.name}",
+                pipeline, how, recipe, self.training_set(domain), known, stream, f"{how.title}, {domain.name}",
                 prior=self._prior_set(recipe), encode_batch=self.params.attacks.batch,
-                checkpoint=self.store.scratch("finetune", FINETUNE_VERSION, inputs),
+                checkpoint=self.store.scratch("finetune", FINETUNE_VERSION, inputs), decay=self.params.finetune.defense.decay,
             )  # fmt: skip
         save_finetuned(pipeline, how, recipe, known, new)
         (new / "training.json").write_text(json.dumps(report))

@@ -30,6 +30,9 @@ RECIPES = {
     "hypernetwork": Hypernetwork(**SHORT, lr=0.1, hidden=8),
     "hypernetwork_dreambooth": HypernetworkDreamBooth(**SHORT, lr=1e-3, hypernetwork_lr=0.1, hidden=8),
     "end_to_end": Recipe(**SHORT, lr=1e-3),
+    "denoising_network": Recipe(**SHORT, lr=1e-3),
+    "image_encoder": Recipe(**SHORT, lr=1e-3),
+    "embedding": Recipe(**SHORT, lr=0.5),
 }
 CHANGES = {  # parts of the pipeline whose own weights change
     "dreambooth": {"unet", "text_encoder"},
@@ -40,6 +43,9 @@ CHANGES = {  # parts of the pipeline whose own weights change
     "hypernetwork": set(),
     "hypernetwork_dreambooth": {"unet", "text_encoder"},
     "end_to_end": {"unet", "text_encoder", "vae.encoder"},
+    "denoising_network": {"unet"},
+    "image_encoder": {"vae.encoder"},
+    "embedding": set(),
 }
 
 
@@ -122,6 +128,7 @@ ADDS = {  # part of a method: module and mark of the tensors that it adds
     "unet_lora": ("unet.", "lora_"),
     "text_encoder_lora": ("text_encoder.", "lora_"),
     "tokens": ("text_encoder.", "token_embedding.rows"),
+    "embedding": ("text_encoder.", "token_embedding.rows"),
     "hypernetwork": ("unet.", "hypernetwork"),
 }
 
@@ -161,7 +168,7 @@ def test_a_resumed_finetuning_gives_the_weights_of_an_uninterrupted_one(name, pi
     assert all(torch.equal(p, expected[key]) for key, p in trainables(resumed).items())
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "image_encoder"])  # which drawing does without
 def test_a_finetuned_model_answers_otherwise_than_its_base(name, pipeline_folder, images, tmp_path):
     tuned, _ = tuned_with(name, pipeline_folder, images, tmp_path / "tuned")
     prompt = prompt_of(METHODS[name], ADA, "photo of ada abeck")

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 
 from s2llib import Study
-from s2llib.finetune.methods import METHODS
 from s2llib.metrics.roc import auc
 from s2llib.params import Statistics
 from s2llib.report import Report
@@ -31,7 +30,7 @@ def table(study, scores):
 
 def test_every_cell_of_the_grid_is_scored_by_every_attack(study, scores):
     cells = scores.groupby(["domain", "method", "attack"]).size()
-    assert len(cells) == 2 * (1 + len(METHODS)) * 5
+    assert len(cells) == 2 * (1 + len(study.params.finetune.methods)) * 5
     single_copy_members, nonmembers, studio, street = 6, 6, 4, 4
     assert set(cells) == {single_copy_members + nonmembers + studio + street}
     assert scores["score"].notna().all()
@@ -42,12 +41,12 @@ def test_the_stored_cost_is_the_defined_one(scores):
     assert cost == {"secmi": [6], "pia": [2], "pian": [2], "loss": [5], "sima": [1]}
 
 
-def test_every_value_has_an_interval_and_every_change_is_the_difference(table):
+def test_every_value_has_an_interval_and_every_change_is_the_difference(study, table):
     assert (table["low"] <= table["value"] + 1e-9).all()
     assert (table["value"] <= table["high"] + 1e-9).all()
     keys = ["attack", "protocol", "metric"]
     tuned = table[table["delta"].notna()].merge(table[table["method"] == PRETRAINED], on=keys, suffixes=("", "_base"))
-    assert len(tuned) == 5 * len(METHODS) * 3 * 2
+    assert len(tuned) == 5 * len(study.params.finetune.methods) * 3 * 2
     assert (tuned["delta"] - (tuned["value"] - tuned["value_base"])).abs().max() < 1e-9
 
 
@@ -152,7 +151,7 @@ def test_the_placebo_tells_style_from_membership(members, never_seen, left):
 
 def test_a_placebo_says_so_when_nothing_rises(study, scores):
     table = placebo_table(scores, study.params.statistics)
-    assert len(table) == 5 * 2 * len(METHODS) * 3
+    assert len(table) == 5 * 2 * len(study.params.finetune.methods) * 3
     flat = table.assign(delta_low=-1.0)
     assert placebo_verdicts(flat) == "No attack rises beyond its interval under a shifted protocol."
 
@@ -248,7 +247,7 @@ def test_every_method_has_its_line(study, table):
     tidy = methods_table(study, study.finetune_all(), table)
     shown = printed_methods(tidy)
     assert shown.index[0] == "Pre-trained"
-    assert len(shown) == 1 + len(METHODS)
+    assert len(shown) == 1 + len(study.params.finetune.methods)
     assert not (shown.iloc[1:] == "").any().any()
     clip = tidy[tidy["metric"] == "CLIP-R precision"]
     assert clip["value"].between(0, 100).all()

@@ -27,6 +27,10 @@ METHODS = {
     "hypernetwork": Method("Hypernetwork", ("hypernetwork",), instance_prompt=False),
     "hypernetwork_dreambooth": Method("Hypernetwork+DreamBooth", ("unet", "text_encoder", "hypernetwork"), instance_prompt=True),
     "end_to_end": Method("End-to-end", ("unet", "text_encoder", "vae_encoder"), instance_prompt=True),
+    # the parts of MixSyn's Table 5
+    "denoising_network": Method("Denoising network", ("unet",), instance_prompt=True),
+    "image_encoder": Method("Image encoder", ("vae_encoder",), instance_prompt=True),
+    "embedding": Method("Embedding", ("embedding",), instance_prompt=True),
 }
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from s2llib.finetune.embedding import add_rows
 from s2llib.finetune.hypernetwork import add_hypernetwork
 from s2llib.finetune.textual_inversion import add_tokens
 from s2llib.params import LoRA, Recipe
@@ -52,5 +53,6 @@ PARTS: dict[str, Callable[[object, Recipe, str, str], list[Tensor]]] = {
     "unet_lora": lambda pipeline, recipe, name, prompt: _lora(pipeline, "unet", recipe),
     "text_encoder_lora": lambda pipeline, recipe, name, prompt: _lora(pipeline, "text_encoder", recipe),
     "tokens": lambda pipeline, recipe, name, prompt: add_tokens(pipeline, name, prompt, recipe.extra),
+    "embedding": lambda pipeline, recipe, name, prompt: add_rows(pipeline, prompt),
     "hypernetwork": lambda pipeline, recipe, name, prompt: add_hypernetwork(pipeline.unet, recipe.hidden, recipe.activation),
 }

@@ -9,6 +9,7 @@ from peft.utils import get_peft_model_state_dict
 from torch import Tensor
 
 from s2llib.data.domain import Domain, Photos
+from s2llib.finetune.embedding import pop_rows
 from s2llib.finetune.hypernetwork import load_hypernetwork, pop_hypernetwork, save_hypernetwork
 from s2llib.finetune.methods import Method
 from s2llib.finetune.parts import PARTS, adapter
@@ -19,7 +20,8 @@ from s2llib.models.pipeline import load_pipeline
 from s2llib.params import ParamsError, Recipe
 
 __all__ = [
-    "FINETUNE_VERSION", "denoising_target", "embed_prompts", "finetune", "learning_rates", "load_finetuned", "prompt_of", "save_finetuned",
+    "FINETUNE_VERSION", "denoising_target", "embed_prompts", "finetune", "learning_rates", "load_finetuned", "noised", "prompt_of",
+    "save_finetuned",
 ]  # fmt: skip
 
 FINETUNE_VERSION = 1
@@ -88,7 +90,7 @@ class _Latents:
 
 def finetune(
     pipeline, how: Method, recipe: Recipe, images: Photos, domain: Domain, seed: int, what: str, prior: Photos | None = None,
-    encode_batch: int = 128, checkpoint: Path | None = None,
+    encode_batch: int = 128, checkpoint: Path | None = None, decay: float = 0.0,
 ) -> dict:  # fmt: skip
     """Train `pipeline` in place on `images`.
 
@@ -96,7 +98,8 @@ def finetune(
 
     The loss is the noise-prediction error on each image with its prompt; with `prior` (images of the class with
     their prompts), recipe.prior_weight times the same error on a prior batch is added (DreamBooth's prior
-    preservation; MixSyn, equation 6). Raises ParamsError for a model without a text encoder.
+    preservation; MixSyn, equation 6). decay: times the squared distance of the weights from where they start is added as well
+    (L2-SP, Li et al. 2018). Raises ParamsError for a model without a text encoder.
     """
     torch.manual_seed(seed)
     denoiser = Denoiser(pipeline, encode_batch)
@@ -110,7 +113,7 @@ def finetune(
     each = [rates[part] for part, some in trained.items() for _ in some]
 
     def data(photos: Photos, texts: list[str]) -> tuple[_Latents, _Prompts]:
-        text_frozen = not {"text_encoder", "text_encoder_lora", "tokens"} & set(how.trains)
+        text_frozen = not {"text_encoder", "text_encoder_lora", "tokens", "embedding"} & set(how.trains)
         return _Latents(denoiser, photos, "vae_encoder" not in how.trains), _Prompts(pipeline, texts, text_frozen)
 
     texts = [domain.instance_prompt] * len(images) if how.instance_prompt else list(images.captions)
@@ -120,8 +123,11 @@ def finetune(
     if prior is not None and recipe.prior_weight > 0:
         batches.append((recipe.prior_weight, *data(prior, list(prior.captions))))
 
+    start = [p.detach().clone() for p in parameters] if decay else []
+
     def loss(step: int, draw: torch.Generator) -> Tensor:
-        return sum(weight * _denoising_loss(denoiser, z0, c, recipe.batch, draw) for weight, z0, c in batches)
+        error = sum(weight * _denoising_loss(denoiser, z0, c, recipe.batch, draw) for weight, z0, c in batches)
+        return error + decay * sum((p - p0).square().sum() for p, p0 in zip(parameters, start, strict=True)) if decay else error
 
     losses = train(parameters, loss, steps=recipe.steps, lr=each, warmup=recipe.warmup, seed=seed, what=what, checkpoint=checkpoint)
     for p in parameters:
@@ -130,22 +136,27 @@ def finetune(
 
 
 def _denoising_loss(denoiser: Denoiser, latents: _Latents, prompts: _Prompts, batch: int, draw: torch.Generator) -> Tensor:
-    """Mean squared error of the predicted noise on a random batch at uniform timesteps (Ho et al. 2020, equation 14).
-
-    A v-prediction model is trained on v = sqrt(a) noise - sqrt(1-a) z0 (Salimans & Ho 2022).
-    """
+    """Mean squared error of the predicted noise on a random batch at uniform timesteps (Ho et al. 2020, equation 14)."""
     which = torch.randint(latents.count, (batch,), generator=draw)
     x, t, target = denoising_target(denoiser, latents(which), draw)
     return F.mse_loss(denoiser.pipeline.unet(x, t, prompts(which)).sample, target)
 
 
 def denoising_target(denoiser: Denoiser, z: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """(noised latents, timesteps [n], what is to be predicted) of clean latents z [n, ch, h, w]."""
+    """(noised latents, uniform timesteps [n], what is to be predicted) of clean latents z [n, ch, h, w]."""
     t = torch.randint(0, len(denoiser.a), (len(z),), generator=draw).to(z.device)
+    x, target = noised(denoiser, z, t, torch.randn(z.shape, generator=draw).to(z))
+    return x, t, target
+
+
+def noised(denoiser: Denoiser, z: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """(noised latents, what is to be predicted) of clean latents z [n, ch, h, w] at timesteps t [n].
+
+    A v-prediction model is trained on v = sqrt(a) noise - sqrt(1-a) z0 (Salimans & Ho 2022), others on the noise.
+    """
     a = denoiser.a[t].view(-1, 1, 1, 1)
-    noise = torch.randn(z.shape, generator=draw).to(z)
     target = a.sqrt() * noise - (1 - a).sqrt() * z if denoiser.prediction == "v_prediction" else noise
-    return a.sqrt() * z + (1 - a).sqrt() * noise, t, target
+    return a.sqrt() * z + (1 - a).sqrt() * noise, target
 
 
 def _save_lora(pipeline, recipe: Recipe, parts: list[str], folder: Path) -> None:
@@ -163,9 +174,11 @@ def save_finetuned(pipeline, how: Method, recipe: Recipe, domain: Domain, folder
         save_hypernetwork(pop_hypernetwork(pipeline.unet), recipe.hidden, recipe.activation, folder)
     if "tokens" in how.trains:
         save_tokens(pop_tokens(pipeline), domain.name, folder)
+    if "embedding" in how.trains:
+        pop_rows(pipeline)
     if adapted := [part.removesuffix("_lora") for part in how.trains if part.endswith("_lora")]:
         _save_lora(pipeline, recipe, adapted, folder)
-    if {"unet", "text_encoder", "vae_encoder"} & set(how.trains):
+    if {"unet", "text_encoder", "vae_encoder", "embedding"} & set(how.trains):
         pipeline.save_pretrained(folder)
 
 

@@ -3,32 +3,55 @@
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = ["image_features", "retrieved"]
 
+# of OpenAI's CLIP: how pixels in [0, 1] are scaled
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def _own(judge: Path | str) -> bool:
+    """Whether the judge is a base model's folder with a CLIP pair of its own, for images of its own size and scale."""
+    return (Path(judge) / "clip").is_dir()
+
+
+def _clip(judge: Path | str):
+    from transformers import CLIPModel
+
+    return CLIPModel.from_pretrained(Path(judge) / "clip" if _own(judge) else judge, dtype=torch.float32).eval()
+
+
+def _inputs(judge: Path | str, clip, pixels: Tensor) -> Tensor:
+    """Pixels [n, 3, h, w] in [0, 1] as the judge takes them."""
+    if _own(judge):
+        return pixels * 2 - 1
+    size = clip.config.vision_config.image_size
+    x = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
+    return (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+
 
 @torch.no_grad()
-def retrieved(folder: Path, pixels: Tensor, truth: Tensor, prompts: list[str]) -> Tensor:
+def retrieved(judge: Path | str, pixels: Tensor, truth: Tensor, prompts: list[str]) -> Tensor:
     """[n] of 1 where an image's true prompt is the most similar of all candidates; the mean is CLIP-R precision.
 
-    folder: a base model with its CLIP pair in `clip/`; pixels: [n, 3, h, w] in [0, 1]; truth: [n] index into prompts.
+    judge: a base model's folder with its CLIP pair in `clip/`, or a CLIP model's folder or hub name; pixels: [n, 3, h, w] in [0, 1];
+    truth: [n] index into prompts.
     """
-    from transformers import CLIPModel, CLIPTokenizer
+    from transformers import CLIPTokenizer
 
-    clip = CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32).eval()
-    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    clip = _clip(judge)
+    tokenizer = CLIPTokenizer.from_pretrained(Path(judge) / "tokenizer" if _own(judge) else judge)
     length = clip.config.text_config.max_position_embeddings
     ids = tokenizer(prompts, padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
-    chosen = [clip(input_ids=ids, pixel_values=x * 2 - 1).logits_per_image.argmax(1) for x in pixels.split(256)]
+    chosen = [clip(input_ids=ids, pixel_values=_inputs(judge, clip, x)).logits_per_image.argmax(1) for x in pixels.split(256)]
     return (torch.cat(chosen) == truth).double()
 
 
 @torch.no_grad()
-def image_features(folder: Path, pixels: Tensor) -> Tensor:
-    """[n, d] image features of pixels [n, 3, h, w] in [0, 1] by the CLIP pair of a base model."""
-    from transformers import CLIPModel
-
-    clip = CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32).eval()
-    chunks = [clip.vision_model(pixel_values=x * 2 - 1).pooler_output for x in pixels.split(256)]
+def image_features(judge: Path | str, pixels: Tensor) -> Tensor:
+    """[n, d] image features of pixels [n, 3, h, w] in [0, 1] by the CLIP pair of a judge (`retrieved`)."""
+    clip = _clip(judge)
+    chunks = [clip.vision_model(pixel_values=_inputs(judge, clip, x)).pooler_output for x in pixels.split(256)]
     return clip.visual_projection(torch.cat(chunks))

@@ -59,6 +59,20 @@ CAPTIONS = {
     "bb_queries": "AUC against the number of generations a query (Attack-I).",
     "bb_wording": "AUC when the caption is asked for in other words (Attack-I).",
     "bb_dp_sgd": "DP-SGD: privacy guarantee, what was learnt, AUC (Attack-I), CLIP-R precision.",
+    "mixsyn_figure1": "MixSyn at a glance: SP images, perturbed, mixed; what the base, S2L and the defended model then draw.",
+    "mixsyn_figure2": "The perturbation, magnified, beside Gaussian noise of the same size.",
+    "mixsyn_figure3": "The mixing strategies: by image, by pixel, by one part; below each what it perturbs, magnified.",
+    "mixsyn_table1": "MixSyn, Table 1: fine-tuning on the clean SP set (plain S2L).",
+    "mixsyn_table2": "MixSyn, Table 2: fine-tuning on the fully perturbed SP set.",
+    "mixsyn_table3": "MixSyn, Table 3: Mixup-I.",
+    "mixsyn_table4": "MixSyn, Table 4: Mixup-P.",
+    "mixsyn_table5": "MixSyn, Table 5: the part that is fine-tuned.",
+    "mixsyn_figure4": "AUC against the mixup ratio; dashed: the pre-trained model; crosses: the paper's values.",
+    "mixsyn_baselines": "The defence and its baselines.",
+    "mixsyn_gaussian": "The adversarial perturbation against Gaussian noise of the same size: difference in AUC.",
+    "mixsyn_adaptive": "An attacker who chooses attack, timestep and sign on models with the same defence.",
+    "mixsyn_again": "Shake-to-Leak on top of a defended model: difference in AUC from the defended and the pre-trained one.",
+    "mixsyn_extraction": "Data extraction from defended models.",
 }
 
 # linked, not printed
@@ -71,6 +85,7 @@ WIDE_TABLES = (
     "s2l_steps",
     "s2l_model_scale",
     "bb_figure2",
+    "mixsyn_figure4",
 )
 
 

@@ -1,5 +1,7 @@
 """The study's figures. Every function returns a matplotlib Figure; `Report.figure` writes it."""
 
+from itertools import product
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -15,8 +17,8 @@ from s2llib.report.placebo import PLACES
 from s2llib.study import PRETRAINED
 
 __all__ = [
-    "ablation", "changes", "contact_sheet", "curves", "extraction_curves", "levels", "named_changes", "placebo", "protocol_contrast", "roc",
-    "sweep", "thresholds",
+    "ablation", "changes", "contact_sheet", "curves", "extraction_curves", "levels", "named_changes", "placebo", "protocol_contrast",
+    "ratios", "roc", "sweep", "thresholds",
 ]  # fmt: skip
 
 sns.set_theme(style="whitegrid", context="paper", rc={"axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "s2l"})
@@ -256,4 +258,29 @@ def thresholds(table: pd.DataFrame) -> Figure:
     axis.axvline(0, color="black", lw=0.8)
     axis.set(xlabel="threshold, from the one fixed beforehand (standard deviations)", ylabel="(TPR + TNR) / 2")
     _finish(figure, axis)
+    return figure
+
+
+def ratios(table: pd.DataFrame, base: pd.DataFrame) -> Figure:
+    """MixSyn's Figure 4: AUC against the mixup ratio with its interval; a panel per attack and protocol. Crosses: the paper's.
+
+    base: AUC rows of the pre-trained model, drawn as dashed lines.
+    """
+    names, attacks, kinds = (list(table[column].unique()) for column in ("protocol", "attack", "mixing"))
+    size, palette = (2.6 * len(attacks) + 0.6, 1.9 * len(names) + 0.5), _palette(kinds)
+    figure, axes = plt.subplots(len(names), len(attacks), figsize=size, sharex=True, squeeze=False)
+    for axis, (name, attack) in zip(axes.flat, product(names, attacks), strict=True):
+        start = base[(base["protocol"] == name) & (base["attack"] == attack)]["value"].item()
+        axis.axhline(start, color="0.35", lw=1, ls="--", label=method_title(PRETRAINED))
+        axis.axhline(0.5, color="black", lw=0.8, ls=":")
+        for kind in kinds:
+            part = table[(table["protocol"] == name) & (table["attack"] == attack) & (table["mixing"] == kind)]
+            error = np.stack([part["value"] - part["low"], part["high"] - part["value"]]).clip(0)
+            axis.errorbar(part["ratio"], part["value"], yerr=error, fmt="o-", ms=3.5, lw=1.2, color=palette[kind], label=kind)
+            if part["paper"].notna().any():
+                axis.plot(part["ratio"], part["paper"], "x", ms=5, color=palette[kind], label=f"{kind}, the paper's")
+        axis.set(
+            title=f"{_title(attack)}, {name}", xlabel="ratio" if name == names[-1] else "", ylabel="AUC" if attack == attacks[0] else ""
+        )
+    _finish(figure, axes[-1, 0])
     return figure
