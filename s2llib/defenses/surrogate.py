@@ -5,7 +5,7 @@ from torch import Tensor
 
 from s2llib.data.domain import Domain, Photos
 from s2llib.finetune.parts import PARTS
-from s2llib.finetune.recipe import noised
+from s2llib.finetune.recipe import denoising_target
 from s2llib.loop import generator, train
 from s2llib.models.denoiser import Denoiser
 from s2llib.params import Surrogate as Settings
@@ -78,9 +78,7 @@ class Surrogate:
 
     def _error(self, z: Tensor, texts: list[str], draw: torch.Generator) -> Tensor:
         """Mean squared error of the predicted noise of latents z with their prompts, gradients through the text encoder too."""
-        t = torch.randint(len(self.denoiser.a), (len(z),), generator=draw).to(z.device)
-        noise = torch.randn(z.shape, generator=draw).to(z)
-        zt, target = noised(self.denoiser, z, t, noise)
+        zt, t, target = denoising_target(self.denoiser, z, draw)
         predicted = self.denoiser.pipeline.unet(zt, t, self._embedded(texts)).sample
         return (predicted - target).square().mean()
 
