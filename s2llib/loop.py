@@ -95,8 +95,12 @@ def _save(folder: Path, step: int, losses: list, parameters: list, optimizer) ->
         tensors |= {f"state.{i}.{name}": value.contiguous() for name, value in state.items()}
     folder.mkdir(parents=True, exist_ok=True)
     new = folder / ".new.safetensors"
-    save_file(tensors, new, metadata={"step": str(step), "losses": json.dumps(losses), "sha256": _digest(tensors)})
-    os.replace(new, folder / "checkpoint.safetensors")
+    try:
+        save_file(tensors, new, metadata={"step": str(step), "losses": json.dumps(losses), "sha256": _digest(tensors)})
+        os.replace(new, folder / "checkpoint.safetensors")
+    except BaseException:  # half a checkpoint would only take room
+        new.unlink(missing_ok=True)
+        raise
 
 
 def _resume(folder: Path | None, parameters: list, optimizer) -> tuple[int, list]:

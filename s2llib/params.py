@@ -606,6 +606,24 @@ class Ablations(Section):
         return self
 
 
+class Hardware(Section):
+    """How the machine is used. What is not the default here enters the key of what it rounds otherwise.
+
+    precision: of the UNet in generation, fine-tuning and perturbation (automatic mixed precision: weights, adapters and AdamW's state
+    stay float32); attacks are always in float32, which SecMI needs. checkpointing: of gradients, less memory for more time. attention:
+    torch's backend, where it can be used, else its plain one; `auto`: torch chooses. optimizer: `adamw8bit` is that of bitsandbytes.
+    offload: models that are asked wait in the computer's memory, part by part, and not in the GPU's. workers: processes of
+    `--executor local`; None: one for each GPU, else for each core.
+    """
+
+    precision: Literal["float32", "bfloat16"] = "float32"
+    checkpointing: bool = False
+    attention: Literal["auto", "flash", "efficient", "math"] = "auto"
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    offload: bool = False
+    workers: Positive | None = None
+
+
 class Statistics(Section):
     bootstrap: Annotated[int, Field(ge=100)] = 2000
     level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
@@ -629,6 +647,7 @@ class Params(Section):
     mixsyn: MixSyn = MixSyn()
     ablations: Ablations = Ablations()
     statistics: Statistics = Statistics()
+    hardware: Hardware = Hardware()
 
     def changed(self, overrides: dict) -> "Params":
         """These parameters with others in place of some, such as {"sp.images": 96}; raises ParamsError."""
