@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -147,17 +148,14 @@ class Velocity(torch.nn.Module):
 def test_a_v_prediction_pipeline_gets_the_scores_of_its_epsilon_form(setting, name, arguments):
     denoiser, z0, c = setting
     expected = ATTACKS[name](denoiser, z0, c, **arguments)
-    pipeline = denoiser.pipeline
-    unread = ATTACKS[name](_as_velocity(pipeline, denoiser.a, "epsilon"), z0, c, **arguments)
-    converted = _as_velocity(pipeline, denoiser.a, "v_prediction")
+    unread = ATTACKS[name](_as_velocity(denoiser, "epsilon"), z0, c, **arguments)
+    converted = _as_velocity(denoiser, "v_prediction")
     torch.testing.assert_close(ATTACKS[name](converted, z0, c, **arguments), expected, rtol=1e-3, atol=1e-6)
     assert converted.evaluations == denoiser.evaluations
     assert (unread - expected).abs().max() > 0.01 * expected.abs().max(), "the same weights read as epsilon are another model"
 
 
-def _as_velocity(pipeline, a, prediction):
-    unet = pipeline.unet.unet if isinstance(pipeline.unet, Velocity) else pipeline.unet
-    pipeline.register_modules(unet=unet)
-    pipeline.unet = Velocity(unet, a)
-    pipeline.scheduler.register_to_config(prediction_type=prediction)
-    return Denoiser(pipeline, batch=2)
+def _as_velocity(denoiser, prediction):
+    scheduler = SimpleNamespace(alphas_cumprod=denoiser.a, config=SimpleNamespace(prediction_type=prediction))
+    unet = Velocity(denoiser.pipeline.unet, denoiser.a)
+    return Denoiser(SimpleNamespace(unet=unet, scheduler=scheduler, text_encoder=None), batch=2)

@@ -112,12 +112,17 @@ def check_splits(domains: dict[str, dict[str, Photos]], files: dict[str, dict[st
 
 
 def check_images(domains: dict[str, dict[str, Photos]]) -> None:
-    """Raises ParamsError unless every image decodes."""
+    """Raises ParamsError unless every image decodes, is still, and has 8-bit pixels. Any size, palette, grey or transparency will do."""
     for splits in domains.values():
         for photos in splits.values():
             for path in photos.paths:
                 try:
                     with Image.open(path) as image:
+                        frames, mode = getattr(image, "n_frames", 1), image.mode
                         image.load()
                 except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError):
                     raise ParamsError(f"{path} cannot be read as an image; replace it or remove its line from {METADATA}.") from None
+                if frames > 1:
+                    raise ParamsError(f"{path} is animated ({frames} frames); save the one frame that is meant as a still image.")
+                if mode.startswith(("I", "F")):
+                    raise ParamsError(f"{path} has pixels of more than 8 bits (mode {mode}); save it with 8.")

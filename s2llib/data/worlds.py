@@ -22,6 +22,7 @@ __all__ = [
 PORTRAITS_VERSION = 1
 OLIVETTI_VERSION = 1
 FOLDER_VERSION = 1
+CHECK_VERSION = 2
 
 
 def data_version(world: World) -> int:
@@ -85,7 +86,7 @@ def _folder_domains(world: World, store: Store) -> list[Domain]:
     content = digest([files, labels])
     check_splits(wanted, files)
     # decoding every image once per content is enough
-    store.get("folder_check", FOLDER_VERSION, {"content": content}, lambda new: check_images(wanted))
+    store.get("folder_check", CHECK_VERSION, {"content": content}, lambda new: check_images(wanted))
     own = {name: digest([name, files[name], labels[name]]) for name in wanted}  # another domain's images do not void this one's results
     return [Domain(name, splits, own[name], world.instance, world.condition) for name, splits in wanted.items()]
 
