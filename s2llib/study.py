@@ -18,6 +18,7 @@ from s2llib.finetune.methods import METHODS, PRETRAINED
 from s2llib.params import Params, ParamsError, Recipe, load_params, resolved
 from s2llib.progress import track
 from s2llib.scale import precompute
+from s2llib.stages.audit import AuditStage
 from s2llib.stages.blackbox import BlackBoxStage
 from s2llib.stages.extraction import ExtractionStage
 from s2llib.stages.mixsyn import MixSynStage
@@ -37,7 +38,7 @@ def other_base(path: str) -> dict:
     return {"base.path": path, "base.hub": None, "retrain_base": False}
 
 
-class Study(ExtractionStage, PriorStage, ZeroPriorStage, BlackBoxStage, MixSynStage):
+class Study(ExtractionStage, PriorStage, ZeroPriorStage, BlackBoxStage, MixSynStage, AuditStage):
     """All experiments of one profile. Nothing is computed until it is asked for, and nothing twice."""
 
     def __init__(self, params: Params, root: str | Path | None = None):
@@ -77,6 +78,7 @@ class Study(ExtractionStage, PriorStage, ZeroPriorStage, BlackBoxStage, MixSynSt
         self._check_prompts()
         self.check_priors()
         self.check_mixsyn()
+        self.check_audit()
         if p.zero_prior.path and not p.retrain_base:
             self._check_zero_prior(resolved(p.zero_prior.path))
         if p.world.kind != "portraits":
