@@ -1,6 +1,6 @@
 """Sampling from a pipeline, and the self-generated private-domain (SP) set of Shake-to-Leak."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,31 +10,46 @@ from PIL import Image
 from s2llib.data.domain import Photos
 from s2llib.data.folders import read_folder, write_folder
 from s2llib.loop import generator
+from s2llib.models.hardware import autocast, computes_on, halved
 from s2llib.params import SP
 
-__all__ = ["SAMPLES_VERSION", "SP_VERSION", "draw_prompts", "read_generated", "sample", "write_generated"]
+__all__ = ["SAMPLES_VERSION", "SP_VERSION", "draw", "draw_prompts", "drawn_in_batches", "read_generated", "sample", "write_generated"]
 
 SP_VERSION = 1
 SAMPLES_VERSION = 1
 
 
-def sample(pipeline, prompts: list[str], seed: int, steps: int, guidance: float, negative: str = "", batch: int = 64) -> np.ndarray:
+def sample(
+    pipeline, prompts: list[str], seed: int, steps: int, guidance: float, negative: str = "", batch: int = 64, precision: str = "float32"
+) -> np.ndarray:  # fmt: skip
     """One image per prompt with classifier-free guidance: [n, h, w, 3] uint8.
 
-    Image i depends on (seed, i, its prompt) alone, not on the batch it is drawn in.
+    Image i depends on (seed, i, its prompt) alone, not on the batch it is drawn in, which is halved where memory does not suffice.
     """
+
+    def some(start: int, stop: int) -> np.ndarray:
+        chunk, draws = prompts[start:stop], [generator(seed, i) for i in range(start, stop)]
+        how = {"negative_prompt": [negative] * len(chunk), "num_inference_steps": steps, "guidance_scale": guidance}
+        return draw(pipeline, chunk, draws, precision, **how)
+
+    return drawn_in_batches(some, len(prompts), batch)
+
+
+def draw(pipeline, prompts: list[str], draws: list[torch.Generator], precision: str, **how) -> np.ndarray:
+    """One image per prompt, its noise from its own generator: [n, h, w, 3] uint8. how: arguments of the pipeline's call."""
+    with autocast(computes_on(pipeline), precision):
+        images = pipeline(prompts, generator=draws, output_type="np", **how).images
+    return (images * 255).round().astype(np.uint8)
+
+
+def drawn_in_batches(some: Callable[[int, int], np.ndarray], count: int, batch: int) -> np.ndarray:
+    """some(start, stop) until all are drawn; the batch is halved where memory does not suffice."""
     images = []
-    for start in range(0, len(prompts), batch):
-        chunk = prompts[start : start + batch]
-        drawn = pipeline(
-            chunk,
-            negative_prompt=[negative] * len(chunk),
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            generator=[generator(seed, start + i) for i in range(len(chunk))],
-            output_type="np",
-        ).images
-        images.append((drawn * 255).round().astype(np.uint8))
+    while (start := sum(map(len, images))) < count:
+        try:
+            images.append(some(start, min(start + batch, count)))
+        except (RuntimeError, MemoryError) as error:
+            batch = halved(min(batch, count - start), error)
     return np.concatenate(images)
 
 

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from s2llib.generate import draw, drawn_in_batches
 from s2llib.loop import generator
 from s2llib.params import ParamsError
 from s2llib.store import FRESH, digest, number
@@ -26,19 +27,16 @@ class Generator(Protocol):
 class LocalGenerator:
     """A pipeline on this machine as a generator."""
 
-    def __init__(self, pipeline, steps: int, guidance: float, batch: int):
-        self.pipeline, self.steps, self.guidance, self.batch = pipeline, steps, guidance, batch
+    def __init__(self, pipeline, steps: int, guidance: float, batch: int, precision: str = "float32"):
+        self.pipeline, self.steps, self.guidance, self.batch, self.precision = pipeline, steps, guidance, batch, precision
 
     def generate(self, prompts: list[str], seed: int) -> np.ndarray:
-        images = []
-        for start in range(0, len(prompts), self.batch):
-            chunk = prompts[start : start + self.batch]
-            drawn = self.pipeline(
-                chunk, num_inference_steps=self.steps, guidance_scale=self.guidance, output_type="np",
-                generator=[generator(number(text), seed + 1) for text in chunk],
-            ).images  # fmt: skip
-            images.append((drawn * 255).round().astype(np.uint8))
-        return np.concatenate(images)
+        def some(start: int, stop: int) -> np.ndarray:
+            chunk = prompts[start:stop]
+            draws = [generator(number(text), seed + 1) for text in chunk]
+            return draw(self.pipeline, chunk, draws, self.precision, num_inference_steps=self.steps, guidance_scale=self.guidance)
+
+        return drawn_in_batches(some, len(prompts), self.batch)
 
 
 class CachedGenerator:

@@ -143,7 +143,8 @@ class BlackBoxStage:
         from s2llib.finetune.recipe import FINETUNE_VERSION
 
         recipe = model.recipe.model_dump(exclude={"epsilons", "looks"})
-        inputs = {"base": self.base_key, "content": self._content(model.fine_tuning_set), "recipe": recipe, "device": self._device.type}
+        machine = self._machine() if model.private else self._machine("precision", "optimizer")  # DP-SGD is in float32
+        inputs = {"base": self.base_key, "content": self._content(model.fine_tuning_set), "recipe": recipe, "device": machine}
         inputs |= {"seed": self.params.seed, "finetune": FINETUNE_VERSION}
         return inputs | ({"private": PRIVATE_VERSION, "epsilon": model.epsilon} if model.private else {})
 
@@ -158,7 +159,7 @@ class BlackBoxStage:
         from s2llib.defenses.dp import private_finetune
         from s2llib.finetune.recipe import finetune, save_finetuned
 
-        pipeline, nobody, how = self._load(self.base_folder), Domain("private", {}, ""), METHODS["lora"]
+        pipeline, nobody, how = self._load(self.base_folder, trains=not model.private), Domain("private", {}, ""), METHODS["lora"]
         batch = self.params.attacks.batch
         if model.private:
             seed = number(f"private/{self.params.seed}/{model.epsilon}")  # noise of its own for every epsilon
@@ -167,8 +168,9 @@ class BlackBoxStage:
             scratch = self.store.scratch("blackbox_target", TARGET_VERSION, inputs)
             seed = number(f"blackbox/{self.params.seed}")
             report = finetune(
-                pipeline, how, model.recipe, model.fine_tuning_set, nobody, seed, model.name, encode_batch=batch, checkpoint=scratch
-            )
+                pipeline, how, model.recipe, model.fine_tuning_set, nobody, seed, model.name, encode_batch=batch, checkpoint=scratch,
+                hardware=self.params.hardware,
+            )  # fmt: skip
         save_finetuned(pipeline, how, model.recipe, nobody, new)
         (new / "training.json").write_text(json.dumps(report))
 
@@ -184,7 +186,7 @@ class BlackBoxStage:
 
         p = self.params.blackbox
         steps = p.steps if steps is None else steps
-        key = [self._address(model), steps, p.guidance, self.params.seed, self._device.type]
+        key = [self._address(model), steps, p.guidance, self.params.seed, self._machine("precision")]
         folder = self.store.root / "queries" / digest(key)[:20]
         if budget is None:  # of our studies: not counted, but what the attack asked for need not be asked again
             return CachedGenerator(_Lazy(self, model, steps), folder.with_name(f"{folder.name}-studies"), None, p.batch, also=folder)
@@ -488,7 +490,7 @@ class BlackBoxStage:
         inputs = {
             "model": self._address(model),
             "content": [self._content(photos) for photos in (model.members, model.others)],
-            "device": self._device.type,
+            "device": self._machine(),
         }
         inputs |= {"setting": self.params.attacks.loss.model_dump() | {"draws": p.looks}}
 
@@ -508,7 +510,7 @@ class BlackBoxStage:
         """The pipeline of a model, ready to query."""
         from s2llib.finetune.recipe import load_finetuned
 
-        return self.base if model.recipe is None else load_finetuned(self.base_folder, self.tuned(model)).to(self._device)
+        return self.base if model.recipe is None else self._ready(load_finetuned(self.base_folder, self.tuned(model)))
 
     def _retrieved(self, model: Tuned) -> list[float] | None:
         """Whether the base's CLIP finds the right name, for each first generation of the members; None where there is no such."""
@@ -534,7 +536,8 @@ class _Lazy:
 
         if self.inner is None:
             p = self.study.params.blackbox
-            self.inner = LocalGenerator(self.study._pipeline(self.model), self.steps, p.guidance, p.batch)
+            precision = self.study.params.hardware.precision
+            self.inner = LocalGenerator(self.study._pipeline(self.model), self.steps, p.guidance, p.batch, precision)
         return self.inner.generate(prompts, seed)
 
 
