@@ -228,6 +228,11 @@ def run(args: argparse.Namespace) -> int:
     refusals = {path: reason for path in notebooks if path.name[:2] in REFUSALS and (reason := REFUSALS[path.name[:2]](study))}
     if refusals and args.only:
         raise ParamsError(next(iter(refusals.values())))
+    if study.params.world.kind == "folder":  # a large model: hours or weeks
+        from s2llib.estimate import estimate
+
+        print(estimate(study, [path.name[:2] for path in notebooks if path not in refusals]), file=sys.stderr, flush=True)
+        study.__dict__.pop("base", None)  # its memory is for the notebooks
     if args.fresh:
         os.environ["S2L_FRESH"] = str(time.time())
     folder, rows = study.store.root / "runs" / args.profile, []
