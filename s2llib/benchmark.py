@@ -37,7 +37,7 @@ PROMPT = "a photo of ada abeck"
 # a handful of images and steps
 WALK = {
     "sp": {"images": 2, "steps": 2, "batch": 1}, "finetune.methods": ["lora"], "finetune.lora": {"steps": 2, "batch": 1, "rank": 4},
-    "attacks": {"names": ["secmi", "pia"], "batch": 2, "secmi": {"k": 10, "t": 140}}, "audit.attack": "pia", "extraction.images": 2,
+    "attacks": {"names": ["secmi", "pia"], "batch": 2, "secmi": {"k": 10, "t": 140}}, "extraction.images": 2,
     "mixsyn.perturbation": {"rounds": 1, "steps": 1, "group": 1, "surrogate": {"kind": "lora", "batch": 1, "rank": 4}},
 }  # fmt: skip
 

@@ -65,7 +65,7 @@ class _Counts:
         guidance = self.p.sp.guidance if guidance is None else guidance
         return images * self.p.sp.steps * (2 if guidance > 1 else 1), images * 3 * self.edge**2 * PNG
 
-    def tuned(self, recipe: Recipe, method: str = "") -> tuple[float, float]:
+    def tuned(self, recipe: Recipe, method: str) -> tuple[float, float]:
         """One fine-tuned model."""
         each = RECOMPUTED if self.p.hardware.checkpointing else TRAINING
         return recipe.steps * recipe.batch * (2 if recipe.prior_weight else 1) * each, self._weights(recipe, METHODS[method].trains)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # notebook: why it cannot run on a study's model and images; empty if it can
-REFUSALS = {"07": lambda study: study.no_blackbox()}
+REFUSALS = {"07": lambda study: study.no_blackbox(), "09": lambda study: study.no_audit()}
 
 
 def parser() -> argparse.ArgumentParser:

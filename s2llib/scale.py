@@ -11,6 +11,7 @@ import sys
 import threading
 import uuid
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,17 +68,16 @@ def _gpus(device: str) -> list[str]:
     return (visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())])[: torch.cuda.device_count()]
 
 
+def _has_dashboard() -> bool:
+    """Whether bokeh, which draws the dashboard, is installed."""
+    return find_spec("bokeh") is not None
+
+
 def _local_cluster(device: str, workers: int | None) -> "SpecCluster":
     """Single-threaded workers in processes of their own; one that dies is started again."""
     from dask.distributed import Nanny, Scheduler, SpecCluster
 
-    try:
-        import bokeh  # noqa: F401  draws the dashboard
-
-        dashboard = "127.0.0.1:0"
-    except ImportError:
-        dashboard = None
-    served = {"dashboard_address": dashboard, "dashboard": bool(dashboard), "host": "127.0.0.1", "allowed_failures": RETRIES}
+    served = {"dashboard_address": "127.0.0.1:0", "dashboard": _has_dashboard(), "host": "127.0.0.1", "allowed_failures": RETRIES}
     options = {"nthreads": 1, "memory_limit": 0, "dashboard": False, "host": "127.0.0.1"}
     each = {i: {"cls": Nanny, "options": options | {"env": env}} for i, env in enumerate(places(workers, _gpus(device)))}
     return SpecCluster(workers=each, scheduler={"cls": Scheduler, "options": served}, silence_logs=logging.ERROR)
@@ -103,7 +103,7 @@ def _client(address: str, device: str, workers: int | None) -> "Client":
         raise ParamsError(
             f"--executor {address}: the scheduler has had no worker for {WORKER} s; start some: dask worker {address} --nthreads 1"
         ) from None
-    if address == "local" and client.dashboard_link:
+    if address == "local" and _has_dashboard():
         print(f"Dask's dashboard: {client.dashboard_link}", file=sys.stderr)
     return client
 
@@ -144,9 +144,9 @@ def precompute(study: "Study", stage: str, cells: list[tuple]) -> None:
     address = os.environ.get(EXECUTOR)
     if not address or not cells:
         return
+    client = _client(address, study.params.device, study.params.hardware.workers)
     from dask.distributed import as_completed
 
-    client = _client(address, study.params.device, study.params.hardware.workers)
     study.base_folder  # noqa: B018  trained once, here, not by every worker
     params, root, fresh = study.params.model_dump(), str(study.store.root.resolve()), os.environ.get(FRESH)
     named = {

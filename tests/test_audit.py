@@ -69,7 +69,6 @@ def test_too_few_images_for_the_level_are_refused():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"audit.attack": "sima", "attacks.names": ["pia", "secmi"]}, "audit.attack is 'sima', which attacks.names lacks"),
         ({"audit.method": "lorra"}, "audit.method: unknown method 'lorra'"),
         ({"audit.trial_images": 7}, "trial_images is 7; it must be a multiple of trial_domains"),
         ({"audit.level": 0.0001, "audit.permutations": 999}, "999 permutations cannot reach a level of 0.0001"),
@@ -78,6 +77,13 @@ def test_too_few_images_for_the_level_are_refused():
 def test_an_audit_that_cannot_run_is_refused(change, message, tmp_path):
     with pytest.raises(ParamsError, match=message):
         Study.from_profile("tiny", change, root=tmp_path)
+
+
+def test_an_attack_that_is_not_run_has_no_verdict(tmp_path):
+    study = Study.from_profile("tiny", {"audit.attack": "sima", "attacks.names": ["pia", "secmi"]}, root=tmp_path)
+    assert study.no_audit().startswith("audit.attack is 'sima', which attacks.names lacks; add it there")
+    with pytest.raises(ParamsError, match=r"which attacks.names lacks"):
+        study.audit_verdict()
 
 
 # on a model

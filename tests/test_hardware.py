@@ -51,29 +51,34 @@ def adapters(pipeline):
 # keys
 
 
+@pytest.fixture
+def tiny(pipeline_folder, tmp_path):
+    return Study.from_profile("tiny", {"base.path": str(pipeline_folder)}, root=tmp_path / "artifacts")
+
+
 def keys(study):
     domain = study.domains[0]
     return [study._sp_inputs(domain), study._finetune_inputs(domain, "lora", 0), study._perturbed_inputs(domain, "adversarial")]
 
 
-def test_the_default_machine_leaves_every_key_as_it_was(study):
-    assert study._machine("precision", "optimizer") == study._device.type
-    assert keys(study) == keys(study.variant({"hardware.offload": True, "hardware.checkpointing": True, "hardware.workers": 3}))
+def test_the_default_machine_leaves_every_key_as_it_was(tiny):
+    assert tiny._machine("precision", "optimizer") == tiny._device.type
+    assert keys(tiny) == keys(tiny.variant({"hardware.offload": True, "hardware.checkpointing": True, "hardware.workers": 3}))
 
 
 @pytest.mark.parametrize(
     ("name", "value", "changes"), [("precision", "bfloat16", 3), ("attention", "math", 3), ("optimizer", "adamw8bit", 2)]
 )
-def test_what_rounds_otherwise_enters_the_keys_it_concerns(study, name, value, changes):
-    other = study.variant({f"hardware.{name}": value})
-    assert sum(a != b for a, b in zip(keys(study), keys(other), strict=True)) == changes
+def test_what_rounds_otherwise_enters_the_keys_it_concerns(tiny, name, value, changes):
+    other = tiny.variant({f"hardware.{name}": value})
+    assert sum(a != b for a, b in zip(keys(tiny), keys(other), strict=True)) == changes
 
 
-def test_attacks_on_the_base_are_the_same_artifact_in_every_precision(study):
-    other = study.variant({"hardware.precision": "bfloat16"})
-    scores = study.scores(study.domains[0], "pretrained")
+def test_attacks_on_the_base_are_the_same_artifact_in_every_precision(tiny):
+    other = tiny.variant({"hardware.precision": "bfloat16"})
+    scores = tiny.scores(tiny.domains[0], "pretrained")
     other._score = lambda *_: pytest.fail("scored again")
-    assert other.scores(study.domains[0], "pretrained").equals(scores)
+    assert other.scores(tiny.domains[0], "pretrained").equals(scores)
 
 
 # precision

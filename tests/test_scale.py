@@ -36,6 +36,7 @@ def csv(study):
 
 
 def test_two_workers_give_the_tables_of_one_process_byte_for_byte(changes, tmp_path, monkeypatch, one_thread):
+    scale._client.cache_clear()
     here = Study.from_profile("tiny", changes, root=tmp_path / "here")
     there = Study.from_profile("tiny", changes, root=tmp_path / "there")
     expected = csv(here)
@@ -43,6 +44,10 @@ def test_two_workers_give_the_tables_of_one_process_byte_for_byte(changes, tmp_p
     monkeypatch.setenv(EXECUTOR, "local")
     monkeypatch.setattr(Study, "_score", lambda *_: 1 / 0)  # workers are other processes: only they can score now
     assert csv(there) == expected
+    client = scale._client("local", "cpu", 2)
+    client.cluster.close()
+    client.close()
+    scale._client.cache_clear()
 
 
 @pytest.fixture
@@ -52,7 +57,8 @@ def cluster():
 
     with scale._local_cluster("cpu", 2) as cluster, Client(cluster) as client:
         yield client
-    scale._client.cache_clear()
+        scale._client(client.scheduler.address, "cpu", 2).close()
+        scale._client.cache_clear()
 
 
 def finished(study):

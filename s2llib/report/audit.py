@@ -43,7 +43,8 @@ def gallery(study: Study, rows: int = 4) -> dict[str, Tensor]:
     shown = {}
     for match in closest.itertuples():
         domain, seed = domains[match.domain], study.params.finetune.seeds[0]
-        after = study.extracted(domain, row.method, seed).query("split == @MEMBER and image == @match.image").iloc[0]
+        after = study.extracted(domain, row.method, seed)
+        after = after[(after["split"] == MEMBER) & (after["image"] == match.image)].iloc[0]
         drawn = study.generations(domain), study.generations(domain, row.method, seed)
         chosen = [domain.splits[MEMBER][match.image : match.image + 1]]
         chosen += [photos[i : i + 1] for photos, i in zip(drawn, (match.nearest, int(after["nearest"])), strict=True)]

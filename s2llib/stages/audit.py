@@ -46,13 +46,20 @@ def verdict(members: list[np.ndarray], nonmembers: list[np.ndarray], p: Audit, s
     Raises ParamsError where there are too few images for any evidence to reach the level.
     """
     sizes = [(len(a), len(b)) for a, b in zip(members, nonmembers, strict=True)]
-    if (least := smallest_p(sizes, p.permutations)) > p.level:
-        raise ParamsError(
-            f"audit.level is {p.level:g} but {sum(n for n, _ in sizes)} suspected images and {sum(m for _, m in sizes)} non-members cannot"
-            f" give a p-value below {least:.2g}; add images, or raise audit.level."
-        )
+    if reason := _too_few(sizes, p):
+        raise ParamsError(reason)
     auc, found = permutation_test(members, nonmembers, p.permutations, seed)
     return Verdict(p.attack, auc, found, p.level, sum(n for n, _ in sizes), sum(m for _, m in sizes), len(sizes))
+
+
+def _too_few(sizes: list[tuple[int, int]], p: Audit) -> str:
+    """Why (suspected images, non-members) of so many in each domain cannot be evidence at the level; empty if they can."""
+    if (least := smallest_p(sizes, p.permutations)) <= p.level:
+        return ""
+    return (
+        f"audit.level is {p.level:g} but {sum(n for n, _ in sizes)} suspected images and {sum(m for _, m in sizes)} non-members cannot"
+        f" give a p-value below {least:.2g}; add images, or raise audit.level."
+    )
 
 
 class AuditStage:
@@ -60,10 +67,14 @@ class AuditStage:
 
     def check_audit(self) -> None:
         """Refuse what cannot run: raises ParamsError."""
+        method(self.params.audit.method, "audit.method")
+
+    def no_audit(self) -> str:
+        """Why there can be no audit here; empty if there can."""
         p = self.params.audit
-        method(p.method, "audit.method")
         if p.attack not in self.params.attacks.names:
-            raise ParamsError(f"audit.attack is '{p.attack}', which attacks.names lacks; add it there, or name another.")
+            return f"audit.attack is '{p.attack}', which attacks.names lacks; add it there, or name another."
+        return _too_few([(len(domain.members), len(domain.nonmembers)) for domain in self.domains], p)
 
     @property
     def audit_domains(self) -> list[Domain]:
@@ -78,7 +89,9 @@ class AuditStage:
     # the verdict
 
     def _of_attack(self) -> dict[str, dict[str, np.ndarray]]:
-        """{domain: {split: scores}} of the named attack on the model as it is."""
+        """{domain: {split: scores}} of the named attack on the model as it is; raises ParamsError (`no_audit`)."""
+        if reason := self.no_audit():
+            raise ParamsError(reason)
         scores = self.membership([PRETRAINED])
         found: dict = {}
         for (domain, split), part in scores[scores["attack"] == self.params.audit.attack].groupby(["domain", "split"], sort=False):
