@@ -159,9 +159,10 @@ class BlackBoxStage:
         from s2llib.defenses.dp import private_finetune
         from s2llib.finetune.recipe import finetune, save_finetuned
 
-        pipeline, nobody, how = self._load(self.base_folder, trains=not model.private), Domain("private", {}, ""), METHODS["lora"]
+        pipeline, nobody, how = self._load(self.base_folder, trains=True), Domain("private", {}, ""), METHODS["lora"]
         batch = self.params.attacks.batch
         if model.private:
+            pipeline.unet.disable_gradient_checkpointing()  # which opacus' hooks do not know
             seed = number(f"private/{self.params.seed}/{model.epsilon}")  # noise of its own for every epsilon
             report = private_finetune(pipeline, model.recipe, model.fine_tuning_set, model.epsilon, seed, model.name, batch)
         else:
