@@ -78,7 +78,7 @@ def _local_cluster(device: str, workers: int | None) -> "SpecCluster":
     from dask.distributed import Nanny, Scheduler, SpecCluster
 
     served = {"dashboard_address": "127.0.0.1:0", "dashboard": _has_dashboard(), "host": "127.0.0.1", "allowed_failures": RETRIES}
-    options = {"nthreads": 1, "memory_limit": 0, "dashboard": False, "host": "127.0.0.1"}
+    options = {"nthreads": 1, "memory_limit": None, "dashboard": False, "host": "127.0.0.1"}
     each = {i: {"cls": Nanny, "options": options | {"env": env}} for i, env in enumerate(places(workers, _gpus(device)))}
     return SpecCluster(workers=each, scheduler={"cls": Scheduler, "options": served}, silence_logs=logging.ERROR)
 
