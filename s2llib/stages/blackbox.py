@@ -41,6 +41,7 @@ class Tuned:
 
     members: its fine-tuning set; others: as many photographs that it never saw. recipe: None for the base model itself. private: with
     DP-SGD; epsilon: None for its clipping without noise. trained: the fine-tuning set, if it is not the members (a control).
+    budget: images that the attacker may ask it for; None: a model of our own, or of the attacker's, is asked as often as is needed.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Tuned:
     epsilon: float | None = None
     private: bool = False
     trained: Photos | None = None
+    budget: int | None = None
 
     @property
     def fine_tuning_set(self) -> Photos:
@@ -125,7 +127,7 @@ class BlackBoxStage:
         """The attacked models: two sets of photographs, the members of one being the non-members of the other."""
         a, b, *_ = self.private_sets
         p = self.params.blackbox
-        return [Tuned(f"target {i}", *sets, p.tune) for i, sets in enumerate([(a, b), (b, a)][: p.targets])]
+        return [Tuned(f"target {i}", *sets, p.tune, budget=p.budget) for i, sets in enumerate([(a, b), (b, a)][: p.targets])]
 
     def shadows(self) -> list[Tuned]:
         """The attacker's own models, on auxiliary photographs."""
@@ -301,7 +303,7 @@ class BlackBoxStage:
         p = self.params.blackbox
         use = p.model_dump(include={"encoder", "measure", "form", "aggregate"}) | {"repeats": p.queries} | how
         main = wording is None and steps is None and use["repeats"] <= p.queries
-        budget = p.budget if main else None  # the studies are ours, not the attacker's
+        budget = model.budget if main else None  # the studies are ours, not the attacker's
         return Evidence(*(self._seen(model, photos, captions, wording, steps, budget, **use) for photos in (model.members, model.others)))
 
     def _seen(self, model, photos, captions, wording, steps, budget, encoder, measure, form, aggregate, repeats) -> np.ndarray:
@@ -369,14 +371,14 @@ class BlackBoxStage:
         few = p.overfitted.members
         overfitted = Tuned("overfitted", a[:few], b[:few], p.tune.model_copy(update={"steps": p.overfitted.steps}))
         pairs = list(zip(self.targets(), self.shadows(), strict=False))
-        strangers = [replace(target, name=f"stranger {i}", trained=shadow.members) for i, (target, shadow) in enumerate(pairs)]
+        strangers = [replace(target, name=f"stranger {i}", trained=shadow.members, budget=None) for i, (target, shadow) in enumerate(pairs)]
         for title, models in {"overfitted": [overfitted], "fine-tuned on others": strangers, "not fine-tuned": self.untuned()[:1]}.items():
             found.append(self.attack(models, {"control": title}))
         return pd.concat(found, ignore_index=True)
 
     def untuned(self) -> list[Tuned]:
         """The base model, asked about the targets' photographs."""
-        return [replace(target, name=f"base {i}", recipe=None) for i, target in enumerate(self.targets())]
+        return [replace(target, name=f"base {i}", recipe=None, budget=None) for i, target in enumerate(self.targets())]
 
     def private_blind(self) -> pd.DataFrame:
         """Out-of-fold scores of the tested photographs by a classifier that sees them and their captions and never asks a model."""
