@@ -71,10 +71,10 @@ class Denoiser:
         return predicted
 
     def predict(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
-        """What the UNet predicts of noised latents x [n, ch, h, w], in float32, with gradients, computed in `precision`."""
+        """What the UNet predicts of noised latents x [n, ch, h, w], like x, with gradients, computed in `precision`."""
         with autocast(x.device, self.precision):
             predicted = self.pipeline.unet(x, t, c).sample
-        return predicted.float()
+        return predicted.to(x.dtype)
 
     def _batches(self, call, *inputs: Tensor) -> Tensor:
         found, self.batch = in_batches(call, inputs, self.batch)
