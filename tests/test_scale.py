@@ -62,7 +62,8 @@ def cluster():
 
 
 def finished(study):
-    return {path.parent: path.stat().st_mtime_ns for path in (study.store.root / "finetune").glob("*/manifest.json")}
+    found = (study.store.root / "finetune").glob("*/manifest.json")
+    return {path.parent: path.stat().st_mtime_ns for path in found if ".new-" not in path.parent.name}
 
 
 def test_a_killed_worker_costs_its_cell_alone(cluster, changes, tmp_path, monkeypatch):
@@ -72,8 +73,9 @@ def test_a_killed_worker_costs_its_cell_alone(cluster, changes, tmp_path, monkey
     cells = [(domain, "lora", seed) for domain in study.domains for seed in study.params.finetune.seeds]
     work = threading.Thread(target=precompute, args=(study, "finetuned", cells))
     work.start()
-    while not (finished(study) and list((study.store.root / "finetune").glob("*.new-*"))):
+    while work.is_alive() and not (finished(study) and list((study.store.root / "finetune").glob("*.new-*"))):
         time.sleep(0.02)
+    assert work.is_alive(), "the cells end too soon for one to be killed"
     busy = next(worker for worker, tasks in cluster.processing().items() if tasks)
     before = finished(study)
     os.kill(processes[busy], signal.SIGKILL)
