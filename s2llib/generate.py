@@ -12,7 +12,7 @@ from s2llib.data.folders import read_folder, write_folder
 from s2llib.loop import generator
 from s2llib.params import SP
 
-__all__ = ["SAMPLES_VERSION", "SP_VERSION", "draw_prompts", "read_generated", "sample", "write_generated"]
+__all__ = ["SAMPLES_VERSION", "SP_VERSION", "draw", "draw_prompts", "read_generated", "sample", "write_generated"]
 
 SP_VERSION = 1
 SAMPLES_VERSION = 1
@@ -23,6 +23,13 @@ def sample(pipeline, prompts: list[str], seed: int, steps: int, guidance: float,
 
     Image i depends on (seed, i, its prompt) alone, not on the batch it is drawn in.
     """
+    return draw(pipeline, prompts, [generator(seed, i) for i in range(len(prompts))], steps, guidance, negative, batch)
+
+
+def draw(
+    pipeline, prompts: list[str], noise: list[torch.Generator], steps: int, guidance: float, negative: str = "", batch: int = 64
+) -> np.ndarray:
+    """One image per prompt, each from its own generator of noise: [n, h, w, 3] uint8."""
     images = []
     for start in range(0, len(prompts), batch):
         chunk = prompts[start : start + batch]
@@ -31,7 +38,7 @@ def sample(pipeline, prompts: list[str], seed: int, steps: int, guidance: float,
             negative_prompt=[negative] * len(chunk),
             num_inference_steps=steps,
             guidance_scale=guidance,
-            generator=[generator(seed, start + i) for i in range(len(chunk))],
+            generator=noise[start : start + batch],
             output_type="np",
         ).images
         images.append((drawn * 255).round().astype(np.uint8))

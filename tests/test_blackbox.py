@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from scipy.stats import multivariate_normal
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from sklearn.neural_network import MLPClassifier
 
 from s2llib import Study
 from s2llib.attacks import blackbox as bb
@@ -184,10 +185,19 @@ def test_early_stopping_never_sees_test_data(study, monkeypatch):
             np.testing.assert_array_equal(one, other)
 
 
-def test_the_mean_of_several_networks_is_stopped_on_different_splits():
-    model = bb.Classifier(networks=3).fit(RNG.normal(1, 1, (30, 2)), RNG.normal(0, 1, (30, 2)))
-    assert len({network.best_validation_score_ is not None and network.random_state for network in model.fitted}) == 3
-    assert all(network.early_stopping and network.validation_fraction == 0.25 for network in model.fitted)
+def test_the_classifier_is_the_mean_of_networks_that_scikit_learn_fits_alone():
+    m, n, x = RNG.normal(1, 1, (30, 2)), RNG.normal(0, 1, (30, 2)), RNG.normal(0, 1, (9, 2))
+    every, common = np.concatenate([m, n]), {"early_stopping": True, "n_iter_no_change": 20, "max_iter": 300, "alpha": 1e-2}
+    standard = lambda v: (v - every.mean(0)) / every.std(0)  # noqa: E731
+    each = [
+        MLPClassifier((8,), **common, learning_rate_init=1e-2, validation_fraction=0.3, random_state=seed).fit(
+            standard(every), np.repeat([1, 0], 30)
+        )
+        for seed in (5, 6, 7)
+    ]
+    p = np.mean([network.predict_proba(standard(x))[:, 1] for network in each], axis=0)
+    np.testing.assert_allclose(bb.Classifier(3, 8, 0.3, 5).fit(m, n).score(x), np.log(p / (1 - p)), rtol=1e-6)
+    assert len({network.n_iter_ for network in each}) > 1, "they stop at different times: on splits of their own"
 
 
 # the bootstrap

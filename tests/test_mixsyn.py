@@ -24,6 +24,7 @@ from s2llib.generate import read_generated, write_generated
 from s2llib.metrics.bootstrap import HierarchicalBootstrap
 from s2llib.metrics.quality import brisque, kid, kid_estimate, no_brisque, recognised
 from s2llib.models.denoiser import Denoiser
+from s2llib.models.encoders import CLIP_MOMENTS
 from s2llib.models.pipeline import load_pipeline
 from s2llib.params import ParamsError, Recipe, Statistics
 from s2llib.params import Surrogate as Settings
@@ -342,7 +343,7 @@ def test_any_clip_judges_images_scaled_as_it_was_trained(study, tmp_path):
     size = clip.config.vision_config.image_size
     seen = clip_module._inputs(tmp_path, clip, torch.ones(1, 3, 32, 32))
     assert seen.shape == (1, 3, size, size)
-    torch.testing.assert_close(seen[0, :, 0, 0], (1 - torch.tensor(clip_module.MEAN)) / torch.tensor(clip_module.STD))
+    torch.testing.assert_close(seen[0, :, 0, 0], (1 - torch.tensor(CLIP_MOMENTS[0])) / torch.tensor(CLIP_MOMENTS[1]))
     assert (
         clip_module.image_features(tmp_path, x).shape == clip_module.image_features(study.base_folder, torch.rand(2, 3, size, size)).shape
     )

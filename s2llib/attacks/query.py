@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from s2llib.generate import draw
 from s2llib.loop import generator
 from s2llib.params import ParamsError
 from s2llib.store import FRESH, digest, number
@@ -30,15 +31,8 @@ class LocalGenerator:
         self.pipeline, self.steps, self.guidance, self.batch = pipeline, steps, guidance, batch
 
     def generate(self, prompts: list[str], seed: int) -> np.ndarray:
-        images = []
-        for start in range(0, len(prompts), self.batch):
-            chunk = prompts[start : start + self.batch]
-            drawn = self.pipeline(
-                chunk, num_inference_steps=self.steps, guidance_scale=self.guidance, output_type="np",
-                generator=[generator(number(text), seed + 1) for text in chunk],
-            ).images  # fmt: skip
-            images.append((drawn * 255).round().astype(np.uint8))
-        return np.concatenate(images)
+        noise = [generator(number(text), seed + 1) for text in prompts]
+        return draw(self.pipeline, prompts, noise, self.steps, self.guidance, batch=self.batch)
 
 
 class CachedGenerator:

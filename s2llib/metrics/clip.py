@@ -3,13 +3,11 @@
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["image_features", "retrieved"]
+from s2llib.models.encoders import CLIP_MOMENTS, normalised
 
-# of OpenAI's CLIP: how pixels in [0, 1] are scaled
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+__all__ = ["image_features", "retrieved"]
 
 
 def _own(judge: Path | str) -> bool:
@@ -20,16 +18,14 @@ def _own(judge: Path | str) -> bool:
 def _clip(judge: Path | str):
     from transformers import CLIPModel
 
-    return CLIPModel.from_pretrained(Path(judge) / "clip" if _own(judge) else judge, dtype=torch.float32).eval()
+    return CLIPModel.from_pretrained(Path(judge) / "clip" if _own(judge) else judge, dtype=torch.float32, use_safetensors=True).eval()
 
 
 def _inputs(judge: Path | str, clip, pixels: Tensor) -> Tensor:
     """Pixels [n, 3, h, w] in [0, 1] as the judge takes them."""
     if _own(judge):
         return pixels * 2 - 1
-    size = clip.config.vision_config.image_size
-    x = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
-    return (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    return normalised(pixels, clip.config.vision_config.image_size, *CLIP_MOMENTS)
 
 
 @torch.no_grad()

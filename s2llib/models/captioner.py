@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from s2llib.loop import train
+from s2llib.models.encoders import CLIP_MOMENTS, normalised
 from s2llib.params import ParamsError, resolved
 
 __all__ = ["check_blip", "load_blip", "retrieve_captions", "slot_accuracy", "tune_blip", "write_captions"]
@@ -21,7 +22,7 @@ def retrieve_captions(base: Path, x: Tensor, known: list[str], own: list[str] | 
     """
     from transformers import CLIPModel, CLIPTokenizer
 
-    clip = CLIPModel.from_pretrained(base / "clip", dtype=torch.float32, local_files_only=True).eval()
+    clip = CLIPModel.from_pretrained(base / "clip", dtype=torch.float32, local_files_only=True, use_safetensors=True).eval()
     tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer", local_files_only=True)
     known = sorted(set(known))
     length = clip.config.text_config.max_position_embeddings
@@ -65,10 +66,7 @@ def load_blip(folder: Path):
 
 def _pixels(model, x: Tensor) -> Tensor:
     """As BLIP's own preprocessing: resized, normalised with CLIP's moments."""
-    size = model.config.vision_config.image_size
-    mean, std = torch.tensor([0.48145466, 0.4578275, 0.40821073]), torch.tensor([0.26862954, 0.26130258, 0.27577711])
-    resized = F.interpolate(x, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
-    return (resized - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    return normalised(x, model.config.vision_config.image_size, *CLIP_MOMENTS)
 
 
 @torch.no_grad()

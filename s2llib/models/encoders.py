@@ -1,6 +1,7 @@
 """Image encoders of the black-box attack: pixels [n, 3, h, w] in [0, 1] become features [n, tokens, channels]."""
 
 import json
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,9 +17,19 @@ from s2llib.models.denoiser import Denoiser
 from s2llib.params import Encoder, ParamsError, resolved
 
 __all__ = [
-    "SimCLR", "check_encoder", "clip_tokens", "contrastive_loss", "dct_tokens", "load_selfsupervised", "save_selfsupervised",
-    "train_selfsupervised", "transformers_tokens", "vae_tokens",
-]  # fmt: skip
+    "CLIP_MOMENTS",
+    "SimCLR",
+    "check_encoder",
+    "clip_tokens",
+    "contrastive_loss",
+    "dct_tokens",
+    "load_selfsupervised",
+    "normalised",
+    "save_selfsupervised",
+    "train_selfsupervised",
+    "transformers_tokens",
+    "vae_tokens",
+]
 
 # where the encoders of the paper profile come from
 HUB = {
@@ -28,6 +39,8 @@ HUB = {
     "dinov2": "facebook/dinov2-base",
     "clip-vit": "openai/clip-vit-base-patch32",
 }
+# mean and standard deviation of the pixels that OpenAI trained CLIP on
+CLIP_MOMENTS = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 EVIDENCE_VERSION = 1  # raised when features come out otherwise: they are not stored
 BLOCK, KEPT = 8, 16  # blocks of the cosine transform, and how many of its coefficients
 
@@ -58,7 +71,7 @@ def clip_tokens(folder: Path, x: Tensor, batch: int) -> Tensor:
     """Last hidden states of the image tower of a base model's CLIP pair."""
     from transformers import CLIPModel
 
-    tower = CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32, local_files_only=True).eval().vision_model
+    tower = CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32, local_files_only=True, use_safetensors=True).eval().vision_model
     return torch.cat([tower(pixel_values=some * 2 - 1).last_hidden_state for some in x.split(batch)])
 
 
@@ -83,13 +96,15 @@ def transformers_tokens(folder: Path, x: Tensor, batch: int) -> Tensor:
     model = kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True, use_safetensors=True).eval()
     listing = folder / "preprocessor_config.json"
     given = json.loads(listing.read_text()) if listing.is_file() else {}
-    mean, std = (torch.tensor(given.get(key, [0.5] * 3)).view(3, 1, 1) for key in ("image_mean", "image_std"))
+    moments = [given.get(key, [0.5] * 3) for key in ("image_mean", "image_std")]
     size = getattr(config, "vision_config", config).image_size
-    states = []
-    for some in x.split(batch):
-        resized = F.interpolate(some, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
-        states.append(model(pixel_values=(resized - mean) / std).last_hidden_state)
-    return torch.cat(states)
+    return torch.cat([model(pixel_values=normalised(some, size, *moments)).last_hidden_state for some in x.split(batch)])
+
+
+def normalised(x: Tensor, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Images [n, 3, h, w] in [0, 1], resized to `size` pixels and scaled by the moments of each colour."""
+    resized = F.interpolate(x, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
+    return (resized - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
 
 
 class SimCLR(nn.Module):

@@ -31,7 +31,6 @@ class ZeroPriorStage:
 
     def zero_folder(self) -> Path:
         """The unconditional model: the folder that the profile names, or one trained on the members of all people."""
-
         p = self.params.zero_prior
         if p.path and not self.params.retrain_base:
             return resolved(p.path)
