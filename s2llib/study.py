@@ -261,6 +261,7 @@ class Study(ExtractionStage, PriorStage, ZeroPriorStage, BlackBoxStage, MixSynSt
         return self.store.get("finetune", FINETUNE_VERSION, inputs, lambda new: self._finetune(domain, method, seed, new))
 
     def _finetune(self, domain: Domain, method: str, seed: int, new: Path) -> None:
+        from s2llib.defenses.dp import private_finetune
         from s2llib.finetune.knowledge import perturb
         from s2llib.finetune.recipe import FINETUNE_VERSION, finetune, save_finetuned
 
@@ -269,6 +270,11 @@ class Study(ExtractionStage, PriorStage, ZeroPriorStage, BlackBoxStage, MixSynSt
         inputs = self._finetune_inputs(domain, method, seed)
         if self.params.finetune.knowledge == "weights":
             report = {"loss": [], "trainable": perturb(pipeline, how, recipe, known, self.params.finetune.sigma, stream)}
+        elif epsilon := self.params.finetune.defense.epsilon:
+            recipe = self.params.blackbox.private
+            report = private_finetune(
+                pipeline, recipe, self.training_set(domain), epsilon, stream, f"DP-SGD, {domain.name}", self.params.attacks.batch
+            )
         else:
             report = finetune(
                 pipeline, how, recipe, self.training_set(domain), known, stream, f"{how.title}, {domain.name}",

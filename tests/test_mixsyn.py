@@ -487,6 +487,25 @@ def test_baselines_differ_from_the_defence_in_what_they_say(study):
     assert gaussian_claim(contrast).count("- **Does Gaussian noise do as well?") == len(contrast)
 
 
+def test_the_private_baseline_is_a_lora_with_the_guarantee_it_is_named_by(study):
+    row = next(row for row in study.baseline_rows() if row.title.startswith("DP-SGD"))
+    domain, private = study.mixsyn_domains[0], study.defended(row)
+    noted = json.loads((private.finetuned(domain, row.method) / "training.json").read_text())
+    assert 0.9 * study.params.mixsyn.epsilon < noted["epsilon"] <= study.params.mixsyn.epsilon
+    assert noted["clip"] == study.params.blackbox.private.clip
+    assert (private.finetuned(domain, row.method) / "pytorch_lora_weights.safetensors").is_file()
+    other = private.variant({"finetune.defense.epsilon": 50.0})
+    assert other._finetune_inputs(domain, "lora", 0) != private._finetune_inputs(domain, "lora", 0)
+
+
+def test_only_a_lora_is_private_and_only_within_reach(study):
+    with pytest.raises(ParamsError, match=r"finetune.defense.epsilon is 5 and .* only a LoRA is fine-tuned with DP-SGD"):
+        study.variant({"finetune.defense.epsilon": 5.0}).check()
+    out_of_reach = study.variant({"mixsyn.epsilon": 0.1, "blackbox.private.delta": 1e-300})
+    with pytest.raises(ParamsError, match=r"mixsyn.epsilon, with the recipe of blackbox.private: epsilon 0.1 .* raise epsilon or delta"):
+        out_of_reach.check_defense()
+
+
 def test_shake_to_leak_on_top_starts_from_the_defended_model(study):
     row, domain = study.judged_rows()[1], study.mixsyn_domains[0]
     top = study._on_top(row, domain)

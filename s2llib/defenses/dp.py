@@ -19,14 +19,14 @@ __all__ = ["PRIVATE_VERSION", "check_epsilons", "noise_multiplier", "private_fin
 PRIVATE_VERSION = 1
 
 
-def check_epsilons(recipe: PrivateLoRA) -> None:
-    """Raises ParamsError if no amount of noise gives one of the guarantees that are asked for."""
-    for epsilon in recipe.epsilons:
+def check_epsilons(epsilons: list[float], recipe: PrivateLoRA, key: str) -> None:
+    """Raises ParamsError, naming the key, if no amount of noise gives one of the guarantees that are asked for."""
+    for epsilon in epsilons:
         try:
             noise_multiplier(epsilon, recipe)
         except ValueError as error:
             raise ParamsError(
-                f"blackbox.private: epsilon {epsilon:g} at delta {recipe.delta:g} in {recipe.steps} steps is out of reach"
+                f"{key}: epsilon {epsilon:g} at delta {recipe.delta:g} in {recipe.steps} steps is out of reach"
                 f" ({str(error).rstrip('.')}); raise epsilon or delta."
             ) from None
 

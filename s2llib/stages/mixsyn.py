@@ -69,11 +69,19 @@ class MixSynStage:
                 f"finetune.defense.images is '{tuning.defense.images}' but finetune.knowledge is '{tuning.knowledge}': only SP images of"
                 " the name are perturbed; set one of them back."
             )
+        if tuning.defense.epsilon and tuning.methods != ["lora"]:
+            raise ParamsError(
+                f"finetune.defense.epsilon is {tuning.defense.epsilon:g} and finetune.methods is {', '.join(tuning.methods)}: only a LoRA"
+                " is fine-tuned with DP-SGD; set finetune.methods to [lora], or epsilon to null."
+            )
         if p.clip and not Path(p.clip).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", p.clip):
             raise ParamsError(f"mixsyn.clip: there is no folder {p.clip}; name one with a CLIP model, or one on the hub.")
 
-    def check_judge(self) -> None:
-        """Raises ParamsError if there is no CLIP pair to judge generated images by; asked before anything is computed."""
+    def check_defense(self) -> None:
+        """Raises ParamsError if no CLIP pair can judge generated images, or a guarantee is out of reach; asked before any compute."""
+        from s2llib.defenses.dp import check_epsilons
+
+        check_epsilons([self.params.mixsyn.epsilon], self.params.blackbox.private, "mixsyn.epsilon, with the recipe of blackbox.private")
         if not (self.params.mixsyn.clip or self.params.trains_base or (self.base_folder / "clip").is_dir()):
             raise ParamsError(
                 f"mixsyn.clip names no CLIP model and {self.base_folder} has none in clip/, which CLIP-R precision needs; set it to one,"
@@ -105,9 +113,15 @@ class MixSynStage:
 
     def _defense_inputs(self, domain: Domain) -> dict:
         """What a defended model depends on beside what plain S2L's does."""
+        from s2llib.defenses.dp import PRIVATE_VERSION
+
         p = self.params.finetune.defense
         mixed = {"mixed": self.store.key("mixed", MIXED_VERSION, self._mixed_inputs(domain))} if self._mixes else {}
-        return mixed | ({"decay": p.decay} if p.decay else {})
+        private = {
+            "epsilon": p.epsilon,
+            "private": [PRIVATE_VERSION, self.params.blackbox.private.model_dump(exclude={"epsilons", "looks"})],
+        }
+        return mixed | ({"decay": p.decay} if p.decay else {}) | (private if p.epsilon else {})
 
     def _mixed_inputs(self, domain: Domain) -> dict:
         p = self.params.finetune.defense
@@ -231,6 +245,7 @@ class MixSynStage:
             self.setting_row("full", name, "Gaussian noise, all images", GAUSSIAN),
             self.setting_row("mixup_i", name, f"Gaussian noise, Mixup-I {p.mixup_i:g}", GAUSSIAN),
             Row("weight decay towards the base", name, {"finetune.defense.decay": p.decay}),
+            Row(f"DP-SGD (LoRA), epsilon {p.epsilon:g}", "lora", {"finetune.defense.epsilon": p.epsilon, "finetune.methods": ["lora"]}),
         ]
         return rows + [self.setting_row(setting, name) for setting in ("full", "mixup_i", "mixup_p")]
 
@@ -272,7 +287,7 @@ class MixSynStage:
 
     def mixsyn_quality(self, rows: list[Row]) -> pd.DataFrame:
         """Quality of what the pre-trained model and each row generate, a line per image: columns as `quality`, method: title."""
-        self.check_judge()
+        self.check_defense()
         parts = [self.quality(domain, PRETRAINED) for domain in self.mixsyn_domains]
         for row in track(rows, "quality"):
             study, cells = self.defended(row), [(domain, row.method, self._seed) for domain in self.mixsyn_domains]
