@@ -1,6 +1,6 @@
 """Sampling from a pipeline, and the self-generated private-domain (SP) set of Shake-to-Leak."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ from PIL import Image
 from s2llib.data.domain import Photos
 from s2llib.data.folders import read_folder, write_folder
 from s2llib.loop import generator
+from s2llib.models.hardware import autocast, computes_on, halved
 from s2llib.params import SP
 
 __all__ = ["SAMPLES_VERSION", "SP_VERSION", "draw", "draw_prompts", "read_generated", "sample", "write_generated"]
@@ -18,29 +19,37 @@ SP_VERSION = 1
 SAMPLES_VERSION = 1
 
 
-def sample(pipeline, prompts: list[str], seed: int, steps: int, guidance: float, negative: str = "", batch: int = 64) -> np.ndarray:
+def sample(
+    pipeline, prompts: list[str], seed: int, steps: int, guidance: float, negative: str = "", batch: int = 64, precision: str = "float32"
+) -> np.ndarray:  # fmt: skip
     """One image per prompt with classifier-free guidance: [n, h, w, 3] uint8.
 
-    Image i depends on (seed, i, its prompt) alone, not on the batch it is drawn in.
+    Image i depends on (seed, i, its prompt) alone, not on the batch it is drawn in, which is halved where memory does not suffice.
     """
-    return draw(pipeline, prompts, [generator(seed, i) for i in range(len(prompts))], steps, guidance, negative, batch)
+    return draw(pipeline, prompts, lambda i: generator(seed, i), steps, guidance, negative, batch, precision)
 
 
 def draw(
-    pipeline, prompts: list[str], noise: list[torch.Generator], steps: int, guidance: float, negative: str = "", batch: int = 64
-) -> np.ndarray:
-    """One image per prompt, each from its own generator of noise: [n, h, w, 3] uint8."""
+    pipeline, prompts: list[str], noise: Callable[[int], torch.Generator], steps: int, guidance: float, negative: str = "",
+    batch: int = 64, precision: str = "float32",
+) -> np.ndarray:  # fmt: skip
+    """One image per prompt: [n, h, w, 3] uint8. noise: image i's own generator, made anew where a smaller batch is tried."""
     images = []
-    for start in range(0, len(prompts), batch):
+    while (start := sum(map(len, images))) < len(prompts):
         chunk = prompts[start : start + batch]
-        drawn = pipeline(
-            chunk,
-            negative_prompt=[negative] * len(chunk),
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            generator=noise[start : start + batch],
-            output_type="np",
-        ).images
+        try:
+            with autocast(computes_on(pipeline), precision):
+                drawn = pipeline(
+                    chunk,
+                    negative_prompt=[negative] * len(chunk),
+                    num_inference_steps=steps,
+                    guidance_scale=guidance,
+                    generator=[noise(start + i) for i in range(len(chunk))],
+                    output_type="np",
+                ).images
+        except (RuntimeError, MemoryError) as error:
+            batch = halved(len(chunk), error)
+            continue
         images.append((drawn * 255).round().astype(np.uint8))
     return np.concatenate(images)
 

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from s2llib.models.hardware import is_out_of_memory, optimizer_class
 from s2llib.progress import track
 from s2llib.store import FRESH
 
@@ -45,32 +46,43 @@ def train(
     warmup: int = 0,
     cosine: bool = False,
     checkpoint: Path | None = None,
+    optimizer: str = "adamw",
 ) -> list[float]:
     """Minimise loss(step, generator) over `parameters` with AdamW; returns the loss of every step.
 
     lr: for all parameters, or one for each; reached after `warmup` linear steps, then constant, or falling to 0 along
-    a cosine. checkpoint: a folder to resume from and to save to once a minute. Raises RuntimeError when the loss is no longer a number.
+    a cosine. checkpoint: a folder to resume from and to save to once a minute. optimizer: `adamw`, or `adamw8bit`, which has no
+    checkpoints. Raises RuntimeError when the loss is no longer a number, or when a step does not fit in memory.
     """
     rates = lr if isinstance(lr, list) else [lr] * len(parameters)
     runs = groupby(zip(rates, parameters, strict=True), key=lambda pair: pair[0])
     groups = [{"params": [p for _, p in run], "lr": rate, "peak": rate} for rate, run in runs]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
-    first, losses = _resume(checkpoint, parameters, optimizer)
+    adam = optimizer_class(optimizer)(groups, weight_decay=0.01)
+    checkpoint = checkpoint if optimizer == "adamw" else None
+    first, losses = _resume(checkpoint, parameters, adam)
     saved, cost = time.monotonic(), 0.0
     for step in track(range(first, steps), what):
-        for group in optimizer.param_groups:
+        for group in adam.param_groups:
             group["lr"] = group["peak"] * _schedule(step, steps, warmup, cosine)
-        value = loss(step, generator(seed, step))
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
+        try:
+            value = loss(step, generator(seed, step))
+            adam.zero_grad(set_to_none=True)
+            value.backward()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise RuntimeError(
+                f"{what}: a step does not fit in memory; set hardware.checkpointing=true or hardware.precision=bfloat16, or lower its"
+                " batch."
+            ) from error
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        adam.step()
         losses.append(value.item())
         if not np.isfinite(losses[-1]):
             raise RuntimeError(f"{what}: the loss is {losses[-1]} at step {step}; lower the learning rate, now {max(rates):g}.")
         if checkpoint and time.monotonic() - saved > max(CHECKPOINT_SECONDS, COST_FACTOR * cost):
             start = time.monotonic()
-            _save(checkpoint, step + 1, losses, parameters, optimizer)
+            _save(checkpoint, step + 1, losses, parameters, adam)
             saved = time.monotonic()
             cost = saved - start
     return losses
@@ -95,8 +107,12 @@ def _save(folder: Path, step: int, losses: list, parameters: list, optimizer) ->
         tensors |= {f"state.{i}.{name}": value.contiguous() for name, value in state.items()}
     folder.mkdir(parents=True, exist_ok=True)
     new = folder / ".new.safetensors"
-    save_file(tensors, new, metadata={"step": str(step), "losses": json.dumps(losses), "sha256": _digest(tensors)})
-    os.replace(new, folder / "checkpoint.safetensors")
+    try:
+        save_file(tensors, new, metadata={"step": str(step), "losses": json.dumps(losses), "sha256": _digest(tensors)})
+        os.replace(new, folder / "checkpoint.safetensors")
+    except BaseException:  # half a checkpoint would only take room
+        new.unlink(missing_ok=True)
+        raise
 
 
 def _resume(folder: Path | None, parameters: list, optimizer) -> tuple[int, list]:

@@ -69,7 +69,11 @@ class Template(Section):
 
 
 class World(Section):
-    """Whose images there are, and how many of each kind a domain has."""
+    """Whose images there are, and how many of each kind a domain has.
+
+    folder: images listed in a metadata.jsonl. folders: instead, {split: a folder of images}, one for `member` and one for `nonmember` at
+    least; subfolders are called by their domain, images beside them are of `subject`.
+    """
 
     kind: Literal["portraits", "olivetti", "folder"]
     seed: Count = 0
@@ -82,14 +86,20 @@ class World(Section):
     duplicated: Share = 0.2
     copies: list[Annotated[int, Field(ge=2)]] = [2, 4, 8]
     folder: str | None = None
+    folders: dict[str, str] = {}
+    subject: str = "person"
     data_home: str | None = None
     instance: str = "photo of {name}"
     condition: str = "a photo of {name}"
 
     @model_validator(mode="after")
     def _consistent(self):
-        if self.kind == "folder" and not self.folder:
+        if self.kind == "folder" and not self.folder and not self.folders:
             raise ValueError("kind is 'folder' but `folder` names no image folder")
+        if self.folder and self.folders:
+            raise ValueError("give `folder` or `folders`, not both")
+        if self.folders and not {"member", "nonmember"} <= set(self.folders):
+            raise ValueError(f"folders names {', '.join(self.folders)}; it must name a folder for member and one for nonmember")
         if isinstance(self.domains, int) and self.kind == "portraits" and self.domains > self.people:
             raise ValueError(f"domains is {self.domains} but only {self.people} people are in the training set")
         if self.kind == "portraits" and self.people + self.bystanders > 1600:
@@ -609,6 +619,51 @@ class Ablations(Section):
         return self
 
 
+class Audit(Section):
+    """Were suspected images in a model's training set? The verdict is that of one attack, named here before it is run.
+
+    level: of its one-sided permutation test of membership within domains; permutations: how many. method, defense: what the model is
+    shaken and defended with, on the first `domains` domains. trials: seeded audits of a model whose members are known, each of
+    trial_images suspected images and as many non-members of trial_domains people.
+    """
+
+    attack: ATTACK = "sima"
+    level: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
+    permutations: Annotated[int, Field(ge=999)] = 9999
+    method: str = "dreambooth"
+    defense: SETTING = "mixup_i"
+    domains: Positive = 10
+    trials: Positive = 10
+    trial_domains: Positive = 16
+    trial_images: Positive = 256
+
+    @model_validator(mode="after")
+    def _whole(self):
+        if self.trial_images % self.trial_domains:
+            raise ValueError(f"trial_images is {self.trial_images}; it must be a multiple of trial_domains ({self.trial_domains})")
+        if self.level * (self.permutations + 1) < 1:
+            raise ValueError(f"{self.permutations} permutations cannot reach a level of {self.level:g}; raise permutations or level")
+        return self
+
+
+class Hardware(Section):
+    """How the machine is used. What is not the default here enters the key of what it rounds otherwise.
+
+    precision: of the UNet in generation, fine-tuning and perturbation (automatic mixed precision: weights, adapters and AdamW's state
+    stay float32); attacks are always in float32, which SecMI needs. checkpointing: of gradients, less memory for more time. attention:
+    torch's backend, where it can be used, else its plain one; `auto`: torch chooses. optimizer: `adamw8bit` is that of bitsandbytes.
+    offload: models that are asked wait in the computer's memory, part by part, and not in the GPU's. workers: processes of
+    `--executor local`; None: one for each GPU, else for each core.
+    """
+
+    precision: Literal["float32", "bfloat16"] = "float32"
+    checkpointing: bool = False
+    attention: Literal["auto", "flash", "efficient", "math"] = "auto"
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    offload: bool = False
+    workers: Positive | None = None
+
+
 class Statistics(Section):
     bootstrap: Annotated[int, Field(ge=100)] = 2000
     level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
@@ -632,6 +687,8 @@ class Params(Section):
     mixsyn: MixSyn = MixSyn()
     ablations: Ablations = Ablations()
     statistics: Statistics = Statistics()
+    audit: Audit = Audit()
+    hardware: Hardware = Hardware()
 
     def changed(self, overrides: dict) -> "Params":
         """These parameters with others in place of some, such as {"sp.images": 96}; raises ParamsError."""
@@ -713,6 +770,8 @@ def load_params(profile: str | None = None, overrides: dict | None = None) -> Pa
     for key, value in (overrides or {}).items():
         if key in ("base.path", "base.hub") and value:  # one names the model, so the profile's other one does not
             raw = _merged(raw, {"base": {"path": None, "hub": None}})
+        if key == "world.folder" and value:  # nor its folders
+            raw = raw | {"world": raw.get("world", {}) | {"folders": {}}}
         raw = _merged(raw, _nested(key, value))
     try:
         return Params.model_validate({**raw, "profile": profile})

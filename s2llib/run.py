@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # notebook: why it cannot run on a study's model and images; empty if it can
-REFUSALS = {"07": lambda study: study.no_blackbox()}
+REFUSALS = {"07": lambda study: study.no_blackbox(), "09": lambda study: study.no_audit()}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,6 +26,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--fresh", action="store_true", help="make everything again, finished work too")
     p.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a parameter, such as sp.images=96 (may be repeated)"
+    )
+    p.add_argument(
+        "--executor", metavar="WHERE", help="compute cells on a Dask cluster: `local`, or a scheduler's address such as tcp://10.0.0.1:8786"
     )
     p.add_argument("--store", action="store_true", help="for maintainers: outputs into notebooks/, gallery into figures/")
     p.add_argument("--test", action="store_true", help="run the tests and every notebook on the tiny profile instead")
@@ -141,6 +144,8 @@ def execute(path: Path, to: Path, parameters: dict, status: Status) -> str | Non
     from nbclient.exceptions import DeadKernelError
     from papermill.engines import NBClientEngine, papermill_engines
 
+    from s2llib.store import room_on
+
     class Watched(NBClientEngine):
         @classmethod
         def execute_managed_notebook(cls, manager, *args, **kwargs):
@@ -156,7 +161,8 @@ def execute(path: Path, to: Path, parameters: dict, status: Status) -> str | Non
     papermill_engines.register("watched", Watched)
     quiet = {"progress_bar": False, "extra_arguments": ["--log-level=ERROR"]}
     try:
-        papermill.execute_notebook(path, to, parameters, engine_name="watched", kernel_name="python3", cwd=ROOT, **quiet)
+        with room_on(to.parent):
+            papermill.execute_notebook(path, to, parameters, engine_name="watched", kernel_name="python3", cwd=ROOT, **quiet)
     except papermill.PapermillExecutionError as error:
         return f"cell {error.exec_count}: {error.ename}: {error.evalue}"
     except DeadKernelError:
@@ -209,15 +215,24 @@ def store_outputs(executed: Path, notebook: Path) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from s2llib.params import ParamsError
+    from s2llib.scale import EXECUTOR, check_executor
     from s2llib.store import write_atomic
     from s2llib.study import Study
 
     changed = overrides(args.set)
     notebooks = selected(args.only, args.start)
     study = Study.from_profile(args.profile, changed)
+    if args.executor:
+        os.environ[EXECUTOR] = args.executor
+    check_executor(study)
     refusals = {path: reason for path in notebooks if path.name[:2] in REFUSALS and (reason := REFUSALS[path.name[:2]](study))}
     if refusals and args.only:
         raise ParamsError(next(iter(refusals.values())))
+    if study.params.world.kind == "folder":  # a large model: hours or weeks
+        from s2llib.estimate import estimate
+
+        print(estimate(study, [path.name[:2] for path in notebooks if path not in refusals]), file=sys.stderr, flush=True)
+        study.__dict__.pop("base", None)  # its memory is for the notebooks
     if args.fresh:
         os.environ["S2L_FRESH"] = str(time.time())
     folder, rows = study.store.root / "runs" / args.profile, []
@@ -269,10 +284,11 @@ def summary(rows: list[tuple], profile: str, folder: Path) -> None:
 def main() -> int:
     args = parser().parse_args()
     from s2llib.params import ParamsError
+    from s2llib.store import DiskFull
 
     try:
         return run(args)
-    except ParamsError as error:
+    except (ParamsError, DiskFull) as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:

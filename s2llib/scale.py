@@ -1,52 +1,175 @@
-"""The same cells on this machine's cores or on a Dask cluster.
+"""The same cells on this machine's cores or GPUs, or on a Dask cluster.
 
 The result of a cell is an artifact, so computing cells elsewhere means filling the shared store; reading the results
-afterwards is the same code as ever. `$S2L_DASK` turns it on: a scheduler's address (its workers must see the store's
-folder), or `local` for one single-threaded worker per core of this machine.
+afterwards is the same code as ever. `$S2L_DASK` (`--executor`) turns it on: a scheduler's address, whose workers see the store's
+folder, or `local` for workers on this machine, one for each GPU, or for each core where there is none.
 """
 
+import logging
 import os
+import sys
+import threading
+import uuid
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s2llib.params import Params, ParamsError
 from s2llib.progress import track
+from s2llib.store import FRESH, DiskFull
 
 if TYPE_CHECKING:
+    from dask.distributed import Client, SpecCluster
+
     from s2llib.study import Study
 
-__all__ = ["precompute"]
+__all__ = ["EXECUTOR", "check_executor", "places", "precompute"]
+
+EXECUTOR = "S2L_DASK"
+RETRIES = 2  # of a cell that failed, and of one whose worker died
+ANSWER = "20 s"  # until an address that does not answer is given up
+WORKER = 600  # seconds until a cluster without a worker is given up: a batch queue takes its time
+
+_one_cell = threading.Lock()  # in a process: fine-tuning seeds torch's global generator
 
 
-def _compute(params: dict, root: str, stage: str, cell: tuple[str, str, int]) -> None:
-    """On a worker: make the artifact of one cell."""
+def _compute(params: dict, root: str, stage: str, cell: tuple[str, str, int], fresh: str | None) -> str:
+    """On a worker: make the artifact of one cell. Returns why it cannot be made, where trying again would not help."""
     import torch
 
     from s2llib.study import Study
 
-    torch.set_num_threads(1)
-    study = Study(Params.model_validate(params), root)
-    domain, method, seed = cell
-    getattr(study, stage)({d.name: d for d in study.domains}[domain], method, seed)
+    with _one_cell:
+        os.environ |= {FRESH: fresh} if fresh else {}
+        torch.set_num_threads(1)
+        domain, method, seed = cell
+        try:
+            study = Study(Params.model_validate(params), root)
+            getattr(study, stage)({d.name: d for d in study.domains}[domain], method, seed)
+        except (ParamsError, DiskFull) as error:
+            return str(error)
+    return ""
+
+
+def places(workers: int | None, gpus: list[str]) -> list[dict[str, str]]:
+    """The environment of every worker on this machine: so many, GPUs in turn; None: one for each GPU, else for each core."""
+    count = workers or len(gpus) or os.cpu_count() or 1
+    return [{"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {} for i in range(count)]
+
+
+def _gpus(device: str) -> list[str]:
+    """The GPUs that a study may use, as $CUDA_VISIBLE_DEVICES calls them."""
+    import torch
+
+    if device == "cpu":
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())])[: torch.cuda.device_count()]
+
+
+def _has_dashboard() -> bool:
+    """Whether bokeh, which draws the dashboard, is installed."""
+    return find_spec("bokeh") is not None
+
+
+def _local_cluster(device: str, workers: int | None) -> "SpecCluster":
+    """Single-threaded workers in processes of their own; one that dies is started again."""
+    from dask.distributed import Nanny, Scheduler, SpecCluster
+
+    served = {"dashboard_address": "127.0.0.1:0", "dashboard": _has_dashboard(), "host": "127.0.0.1", "allowed_failures": RETRIES}
+    options = {"nthreads": 1, "memory_limit": None, "dashboard": False, "host": "127.0.0.1"}
+    each = {i: {"cls": Nanny, "options": options | {"env": env}} for i, env in enumerate(places(workers, _gpus(device)))}
+    return SpecCluster(workers=each, scheduler={"cls": Scheduler, "options": served}, silence_logs=logging.ERROR)
+
+
+@cache
+def _client(address: str, device: str, workers: int | None) -> "Client":
+    """A connection, kept for the next cells; raises ParamsError where nothing answers."""
+    try:
+        from dask.distributed import Client
+    except ImportError:
+        raise ParamsError(f"${EXECUTOR} is set but Dask is not installed; pip install 's2llib[cluster]' or unset it.") from None
+    try:
+        client = Client(_local_cluster(device, workers) if address == "local" else address, timeout=ANSWER)
+    except (OSError, ValueError):
+        raise ParamsError(
+            f"--executor {address}: no Dask scheduler answers there within {ANSWER}; check the address and that `dask scheduler` runs, or"
+            " give `local`."
+        ) from None
+    try:
+        client.wait_for_workers(1, timeout=WORKER)
+    except TimeoutError:
+        raise ParamsError(
+            f"--executor {address}: the scheduler has had no worker for {WORKER} s; start some: dask worker {address} --nthreads 1"
+        ) from None
+    if address == "local" and _has_dashboard():
+        print(f"Dask's dashboard: {client.dashboard_link}", file=sys.stderr)
+    return client
+
+
+def check_executor(study: "Study") -> None:
+    """Raises ParamsError unless the cluster of $S2L_DASK answers and its workers see the store; nothing without one."""
+    address = os.environ.get(EXECUTOR)
+    if not address:
+        return
+    if address != "local" and "://" not in address:
+        raise ParamsError(f"--executor {address}: write `local`, or a scheduler's address such as tcp://10.0.0.1:8786.")
+    if address != "local":
+        _check_shared(_client(address, study.params.device, study.params.hardware.workers), address, study.store.root.resolve())
+
+
+def _check_shared(client: "Client", address: str, root: Path) -> None:
+    """Every worker sees a file that is written here."""
+    root.mkdir(parents=True, exist_ok=True)
+    token = root / f".{uuid.uuid4().hex}"
+    token.touch()
+    try:
+        blind = [worker for worker, sees in client.run(os.path.exists, str(token)).items() if not sees]
+    finally:
+        token.unlink()
+    if blind:
+        raise ParamsError(
+            f"--executor {address}: the worker {blind[0]} does not see {root}; put the store on a file system that all machines share and"
+            " set $S2L_HOME to it."
+        )
 
 
 def precompute(study: "Study", stage: str, cells: list[tuple]) -> None:
     """Make the artifacts of cells (domain, method, seed) on the cluster that $S2L_DASK names; without it, do nothing.
 
-    stage: the method of Study that makes one, such as `finetuned`.
+    stage: the method of Study that makes one, such as `finetuned`. A cell that fails, or whose worker dies, is tried again and does
+    not stop the others; raises ParamsError or RuntimeError for the first that cannot be made, when all the others are.
     """
-    address = os.environ.get("S2L_DASK")
-    if not address:
+    address = os.environ.get(EXECUTOR)
+    if not address or not cells:
         return
-    try:
-        from dask.distributed import Client, LocalCluster, as_completed
-    except ImportError:
-        raise ParamsError("S2L_DASK is set but Dask is not installed; pip install 's2llib[cluster]' or unset it.") from None
+    client = _client(address, study.params.device, study.params.hardware.workers)
+    from dask.distributed import as_completed
+
     study.base_folder  # noqa: B018  trained once, here, not by every worker
-    where = LocalCluster(n_workers=os.cpu_count(), threads_per_worker=1, dashboard_address=None) if address == "local" else address
-    with Client(where) as client:
-        params, root = study.params.model_dump(), str(study.store.root.resolve())
-        futures = [client.submit(_compute, params, root, stage, (d.name, method, seed), pure=False) for d, method, seed in cells]
-        for future in track(as_completed(futures), f"{stage} on the cluster", len(futures)):
-            future.result()
-    if address == "local":
-        where.close()
+    params, root, fresh = study.params.model_dump(), str(study.store.root.resolve()), os.environ.get(FRESH)
+    named = {
+        client.submit(_compute, params, root, stage, (d.name, method, seed), fresh, pure=False, retries=RETRIES): (d.name, method, seed)
+        for d, method, seed in cells
+    }
+    failed = []
+    for future in track(as_completed(named), f"{stage} on the cluster", len(named)):
+        if future.status == "error":
+            failed.append(RuntimeError(_sentence(stage, named[future], future.exception())))
+        elif refusal := future.result():
+            failed.append(ParamsError(refusal))
+    if failed:
+        raise failed[0]
+
+
+def _sentence(stage: str, cell: tuple[str, str, int], error: BaseException) -> str:
+    """What became of a cell that could not be made."""
+    from dask.distributed import KilledWorker
+
+    domain, method, seed = cell
+    if isinstance(error, KilledWorker):
+        why = "its worker died each time, most likely for want of memory; lower attacks.batch and sp.batch, or hardware.workers"
+    else:
+        why = f"it failed {RETRIES + 1} times: {type(error).__name__}: {error}"
+    return f"{stage} of '{domain}', {method}, seed {seed}: {why}. Run the same command again to go on from here."

@@ -5,6 +5,7 @@ inputs. `manifest.json` inside it holds those inputs and the SHA-256 of every fi
 a changed byte is removed and made again.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -12,15 +13,44 @@ import shutil
 import time
 import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
 
-__all__ = ["Store", "digest", "file_digest", "folder_digest", "number", "write_atomic"]
+__all__ = ["DiskFull", "Store", "digest", "file_digest", "folder_digest", "number", "room_on", "write_atomic"]
 
 MANIFEST = "manifest.json"
 FRESH = "S2L_FRESH"  # a time: artifacts older than that are made again
+
+
+class DiskFull(OSError):
+    """No room for an artifact; the message names the folder and what to do. What is finished is kept."""
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether an error, or the one that it came from, says that a disk is full: safetensors wraps it and drops its number."""
+    if error is None:
+        return False
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "(os error 28)" in str(error)
+    return full or _is_full(error.__cause__ or error.__context__)
+
+
+@contextmanager
+def room_on(folder: Path) -> Iterator[None]:
+    """Around what writes below a folder: raises DiskFull, one sentence, where the disk is full."""
+    try:
+        yield
+    except DiskFull:
+        raise
+    except Exception as error:
+        if not _is_full(error):
+            raise
+        raise DiskFull(
+            f"The disk of {folder} is full; make room, or set $S2L_HOME to a folder on another disk, and run the same command again: what"
+            " is finished is kept."
+        ) from error
 
 
 def digest(value: object) -> str:
@@ -48,8 +78,12 @@ def write_atomic(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    new.write_text(text)
-    os.replace(new, path)
+    try:
+        new.write_text(text)
+        os.replace(new, path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
 
 
 class Store:
@@ -65,15 +99,16 @@ class Store:
     def get(self, stage: str, version: int, inputs: dict, make: Callable[[Path], None]) -> Path:
         """The artifact of (stage, version, inputs), made by `make(folder)` if it is missing or damaged.
 
-        stage: the kind of artifact; version: raised by hand when the stage's result changes; inputs: JSON-able.
+        stage: the kind of artifact; version: raised by hand when the stage's result changes; inputs: JSON-able. Raises DiskFull.
         """
         path = self.root / stage / self.key(stage, version, inputs)
         if path in self._verified:
             return path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
-            if not self._sound(path):
-                self._make(path, stage, version, inputs, make)
+        with room_on(self.root):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{path}.lock"):
+                if not self._sound(path):
+                    self._make(path, stage, version, inputs, make)
         self._verified.add(path)
         return path
 

@@ -18,6 +18,7 @@ from s2llib.finetune.methods import METHODS, PRETRAINED
 from s2llib.params import Params, ParamsError, Recipe, load_params, resolved
 from s2llib.progress import track
 from s2llib.scale import precompute
+from s2llib.stages.audit import AuditStage
 from s2llib.stages.blackbox import BlackBoxStage
 from s2llib.stages.extraction import ExtractionStage
 from s2llib.stages.mixsyn import MixSynStage
@@ -37,7 +38,7 @@ def other_base(path: str) -> dict:
     return {"base.path": path, "base.hub": None, "retrain_base": False}
 
 
-class Study(ExtractionStage, PriorStage, ZeroPriorStage, BlackBoxStage, MixSynStage):
+class Study(ExtractionStage, PriorStage, ZeroPriorStage, BlackBoxStage, MixSynStage, AuditStage):
     """All experiments of one profile. Nothing is computed until it is asked for, and nothing twice."""
 
     def __init__(self, params: Params, root: str | Path | None = None):
@@ -55,6 +56,7 @@ class Study(ExtractionStage, PriorStage, ZeroPriorStage, BlackBoxStage, MixSynSt
         """Refuse what cannot run: raises ParamsError with the thing and the mend."""
         from s2llib.finetune.methods import method
         from s2llib.models.base import check_world
+        from s2llib.models.hardware import check_hardware
         from s2llib.models.pipeline import base_folder, check_folder, pick_device
 
         p = self.params
@@ -72,11 +74,12 @@ class Study(ExtractionStage, PriorStage, ZeroPriorStage, BlackBoxStage, MixSynSt
             check_world(p)
         self._check_others()
         self._check_trained()
-        pick_device(p.device)
+        check_hardware(p.hardware, pick_device(p.device))
         domain_names(p.world)
         self._check_prompts()
         self.check_priors()
         self.check_mixsyn()
+        self.check_audit()
         if p.zero_prior.path and not p.retrain_base:
             self._check_zero_prior(resolved(p.zero_prior.path))
         if p.world.kind != "portraits":
@@ -174,10 +177,21 @@ class Study(ExtractionStage, PriorStage, ZeroPriorStage, BlackBoxStage, MixSynSt
         """The base pipeline on its device."""
         return self._load(self.base_folder)
 
-    def _load(self, folder: Path):
+    def _load(self, folder: Path, trains: bool = False):
         from s2llib.models.pipeline import load_pipeline
 
-        return load_pipeline(folder).to(self._device)
+        return self._ready(load_pipeline(folder), trains)
+
+    def _ready(self, pipeline, trains: bool = False):
+        """A pipeline on its device, to ask or to train, as `hardware` says."""
+        from s2llib.models.hardware import prepare
+
+        return prepare(pipeline, self.params.hardware, self._device, trains)
+
+    def _machine(self, *settings: str) -> str:
+        """What results round differently on: the device, and these settings of `hardware` where they are not the default."""
+        changed = self.params.hardware.model_dump(include={"attention", *settings}, exclude_defaults=True)
+        return " ".join([self._device.type, *(f"{name}={value}" for name, value in sorted(changed.items()))])
 
     @cached_property
     def _device(self):
@@ -194,7 +208,7 @@ class Study(ExtractionStage, PriorStage, ZeroPriorStage, BlackBoxStage, MixSynSt
 
     def _generated_inputs(self, name: str, templates: list[dict], images: int) -> dict:
         sampling = self.params.sp.model_dump(include={"steps", "guidance", "suffix", "negative"})
-        key = {"base": self.base_key, "device": self._device.type, "name": name, "templates": templates, "images": images}
+        key = {"base": self.base_key, "device": self._machine("precision"), "name": name, "templates": templates, "images": images}
         return key | {"seed": self.params.seed, **sampling}
 
     def _sp_inputs(self, domain: Domain) -> dict:
@@ -216,7 +230,8 @@ class Study(ExtractionStage, PriorStage, ZeroPriorStage, BlackBoxStage, MixSynSt
 
         p = self.params.sp
         guidance = p.guidance if guidance is None else guidance
-        images = sample(pipeline, prompts, number(noise) + self.params.seed, p.steps, guidance, p.negative, p.batch)
+        seed, precision = number(noise) + self.params.seed, self.params.hardware.precision
+        images = sample(pipeline, prompts, seed, p.steps, guidance, p.negative, p.batch, precision)
         write_generated(new, images, prompts, name)
 
     def sp_sets(self) -> dict[str, Photos]:
@@ -250,7 +265,7 @@ class Study(ExtractionStage, PriorStage, ZeroPriorStage, BlackBoxStage, MixSynSt
         prior = self._prior_inputs(recipe) if recipe.prior_weight else None
         return {
             "sp": sp, "method": method, "recipe": recipe.model_dump(), "prior": prior, "instance": known.instance_prompt,
-            "seed": [self.params.seed, seed], "device": self._device.type,
+            "seed": [self.params.seed, seed], "device": self._machine("precision", "optimizer"),
         } | self._knowledge_inputs(domain) | self._defense_inputs(domain)  # fmt: skip
 
     def finetuned(self, domain: Domain, method: str, seed: int = 0) -> Path:
@@ -265,7 +280,8 @@ class Study(ExtractionStage, PriorStage, ZeroPriorStage, BlackBoxStage, MixSynSt
         from s2llib.finetune.knowledge import perturb
         from s2llib.finetune.recipe import FINETUNE_VERSION, finetune, save_finetuned
 
-        how, recipe, pipeline, known = METHODS[method], self.recipe(method), self._load(self.base_folder), self.alias(domain)
+        how, recipe, known = METHODS[method], self.recipe(method), self.alias(domain)
+        pipeline = self._load(self.base_folder, trains=True)
         stream = number(f"{domain.name}/{method}/{self.params.seed}/{seed}")
         inputs = self._finetune_inputs(domain, method, seed)
         if self.params.finetune.knowledge == "weights":
@@ -280,6 +296,7 @@ class Study(ExtractionStage, PriorStage, ZeroPriorStage, BlackBoxStage, MixSynSt
                 pipeline, how, recipe, self.training_set(domain), known, stream, f"{how.title}, {domain.name}",
                 prior=self._prior_set(recipe), encode_batch=self.params.attacks.batch,
                 checkpoint=self.store.scratch("finetune", FINETUNE_VERSION, inputs), decay=self.params.finetune.defense.decay,
+                hardware=self.params.hardware,
             )  # fmt: skip
         save_finetuned(pipeline, how, recipe, known, new)
         (new / "training.json").write_text(json.dumps(report))
@@ -315,7 +332,7 @@ class Study(ExtractionStage, PriorStage, ZeroPriorStage, BlackBoxStage, MixSynSt
 
         if method == PRETRAINED:
             return self.base
-        return load_finetuned(self.base_folder, self.finetuned(domain, method, seed)).to(self._device)
+        return self._ready(load_finetuned(self.base_folder, self.finetuned(domain, method, seed)))
 
     def _model_inputs(self, domain: Domain, method: str, seed: int) -> dict:
         if method == PRETRAINED:
@@ -334,7 +351,7 @@ class Study(ExtractionStage, PriorStage, ZeroPriorStage, BlackBoxStage, MixSynSt
         sampling = self.params.sp.model_dump(include={"steps", "guidance", "negative"})
         sampling |= {} if guidance is None else {"guidance": guidance}
         prompts = [self._prompt(method, domain, text) for text in prompts]
-        inputs = self._model_inputs(domain, method, seed) | sampling | {"prompts": prompts, "device": self._device.type}
+        inputs = self._model_inputs(domain, method, seed) | sampling | {"prompts": prompts, "device": self._machine("precision")}
         inputs |= {} if noise == "samples" else {"noise": noise}
 
         def make(new: Path) -> None:
@@ -435,7 +452,7 @@ class Study(ExtractionStage, PriorStage, ZeroPriorStage, BlackBoxStage, MixSynSt
     def _scores(self, domain: Domain, method: str, seed: int, settings: dict[str, list[dict]], iid: bool = False) -> pd.DataFrame:
         inputs = self._model_inputs(domain, method, seed) | {
             "domain": domain.digest, "condition": domain.condition, "caption": self.params.attacks.caption, "settings": settings,
-            "splits": "iid" if iid else "all", "device": self._device.type,
+            "splits": "iid" if iid else "all", "device": self._machine(),
         }  # fmt: skip
         make = lambda new: self._score(domain, method, seed, settings, iid, new)  # noqa: E731
         table = pd.read_parquet(self.store.get("membership", MEMBERSHIP_VERSION, inputs, make) / "scores.parquet")

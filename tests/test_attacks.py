@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -126,3 +127,35 @@ def test_v_prediction_models_give_the_same_noise(setting):
     denoiser.pipeline.scheduler.register_to_config(prediction_type="v_prediction")
     converted = Denoiser(denoiser.pipeline).eps(z0, t, c)
     torch.testing.assert_close(converted, a.sqrt() * eps + (1 - a).sqrt() * z0)
+
+
+class Velocity(torch.nn.Module):
+    """The same network as a v-prediction model: v = (eps - sqrt(1-a) z) / sqrt(a)."""
+
+    def __init__(self, unet, a):
+        super().__init__()
+        self.unet, self.a, self.config, self.device = unet, a, unet.config, unet.device
+
+    def forward(self, z, t, c):
+        a, output = self.a[t].view(-1, 1, 1, 1), self.unet(z, t, c)
+        output.sample = (output.sample - (1 - a).sqrt() * z) / a.sqrt()
+        return output
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("secmi", {"k": 10, "t": 140}), ("pia", {"t": 100}), ("pian", {"t": 400}), ("sima", {"t": 100})]
+)
+def test_a_v_prediction_pipeline_gets_the_scores_of_its_epsilon_form(setting, name, arguments):
+    denoiser, z0, c = setting
+    expected = ATTACKS[name](denoiser, z0, c, **arguments)
+    unread = ATTACKS[name](_as_velocity(denoiser, "epsilon"), z0, c, **arguments)
+    converted = _as_velocity(denoiser, "v_prediction")
+    torch.testing.assert_close(ATTACKS[name](converted, z0, c, **arguments), expected, rtol=1e-3, atol=1e-6)
+    assert converted.evaluations == denoiser.evaluations
+    assert (unread - expected).abs().max() > 0.01 * expected.abs().max(), "the same weights read as epsilon are another model"
+
+
+def _as_velocity(denoiser, prediction):
+    scheduler = SimpleNamespace(alphas_cumprod=denoiser.a, config=SimpleNamespace(prediction_type=prediction))
+    unet = Velocity(denoiser.pipeline.unet, denoiser.a)
+    return Denoiser(SimpleNamespace(unet=unet, scheduler=scheduler, text_encoder=None), batch=2)

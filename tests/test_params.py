@@ -1,12 +1,19 @@
 import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from s2llib import ParamsError, Study
 from s2llib.data.worlds import check_unchanged
+from s2llib.models.pipeline import check_folder
 from s2llib.params import load_params, profiles
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -189,22 +196,102 @@ def test_a_missing_image_folder_is_named(pipeline_folder):
 
 @pytest.mark.parametrize(("part", "message"), [("unet", "has no unet"), ("text_encoder", "has no text_encoder")])
 def test_a_base_without_a_part_is_no_stable_diffusion(tmp_path, pipeline_folder, part, message):
-    import shutil
-
     shutil.copytree(pipeline_folder, tmp_path / "model")
     shutil.rmtree(tmp_path / "model" / part)
     with pytest.raises(ParamsError, match=message):
         Study.from_profile("tiny", {"base.path": str(tmp_path / "model")})
 
 
-def test_pickled_weights_are_refused(tmp_path, pipeline_folder):
-    import shutil
+def damaged(model, how):
+    """A copy of a model's folder with one thing wrong."""
+    unet, weights = model / "unet", model / "unet" / "diffusion_pytorch_model.safetensors"
+    match how:
+        case "pickled":
+            weights.rename(weights.with_suffix(".bin"))
+        case "no weights":
+            weights.unlink()
+        case "no config":
+            (unet / "config.json").unlink()
+        case "no tokenizer":
+            for path in (model / "tokenizer").iterdir():
+                path.unlink()
+        case "cut off":
+            weights.write_bytes(weights.read_bytes()[:1000])
+        case "no shard":
+            index = {"weight_map": {"a": "part-1-of-2.safetensors", "b": weights.name}}
+            (unet / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+        case "one file":
+            shutil.rmtree(model)
+            model.write_bytes(b"x")
 
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (
+            "pickled",
+            r"no \.safetensors weights but pickled ones \(diffusion_pytorch_model.bin\), which are never loaded.* convert them once: ",
+        ),
+        ("no weights", r"unet has no \.safetensors weights; copy"),
+        ("no config", "unet has no config.json; copy"),
+        ("no tokenizer", r"tokenizer has no tokenizer.json and no vocab.json"),
+        ("cut off", r"diffusion_pytorch_model.safetensors is damaged"),
+        ("no shard", r"lacks part-1-of-2.safetensors, which .*index.json names"),
+        ("one file", r"model is one file; a diffusers folder is needed.* is pickled.*from_single_file"),
+    ],
+)
+def test_a_model_folder_that_cannot_be_used_is_refused_with_the_mend(tmp_path, pipeline_folder, how, message):
     shutil.copytree(pipeline_folder, tmp_path / "model")
-    for path in (tmp_path / "model" / "unet").glob("*.safetensors"):
-        path.rename(path.with_suffix(".bin"))
-    with pytest.raises(ParamsError, match=r"no \.safetensors weights"):
+    damaged(tmp_path / "model", how)
+    with pytest.raises(ParamsError, match=message) as error:
         Study.from_profile("tiny", {"base.path": str(tmp_path / "model")})
+    assert "\n" not in str(error.value)
+
+
+def test_the_printed_conversion_makes_a_folder_that_is_accepted(tmp_path, pipeline_folder):
+    """The command of the refusal, run as printed, on weights that were pickled."""
+    shutil.copytree(pipeline_folder, tmp_path / "model")
+    for part, name in (("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model"), ("text_encoder", "pytorch_model")):
+        (weights,) = (tmp_path / "model" / part).glob("*.safetensors")
+        torch.save(load_file(weights), weights.with_name(f"{name}.bin"))
+        weights.unlink()
+    with pytest.raises(ParamsError) as error:
+        check_folder(tmp_path / "model")
+    code = str(error.value).split('python -c "')[1].split('"')[0]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    check_folder(tmp_path / "model-safe")
+
+
+def test_images_of_any_size_and_colour_are_read_alike(folder, pipeline_folder):
+    path, rows = folder
+    red = Image.new("RGB", (300, 200), (200, 10, 10))
+    red.save(path / "member0.png")
+    red.quantize(4).save(path / "member1.png")
+    red.convert("CMYK").save(path / "member2.tiff")
+    Image.new("L", (17, 90), 128).save(path / "nonmember0.png")
+    Image.new("RGBA", (64, 64), (200, 10, 10, 0)).save(path / "nonmember1.png")
+    rows[2]["file_name"] = "member2.tiff"
+    (domain,) = load(path, rows, pipeline_folder).domains
+    members, others = (photos.pixels(64) for photos in (domain.members, domain.nonmembers))
+    assert members.shape == others.shape == (3, 3, 64, 64)
+    assert (members - members[:1]).abs().max() < 0.03
+    assert (others[0] - 128 / 255).abs().max() < 0.01
+    assert others[1].min() == 1, "what is transparent is laid on white"
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [("animated", r"member1.png is animated \(2 frames\); save"), ("deep", r"member1.png has pixels of more than 8 bits")],
+)
+def test_images_that_would_be_misread_are_named(folder, pipeline_folder, how, message):
+    path, rows = folder
+    if how == "animated":
+        Image.new("RGB", (8, 8), "red").save(path / "member1.png", save_all=True, append_images=[Image.new("RGB", (8, 8), "blue")])
+    else:
+        Image.fromarray(np.full((8, 8), 40000, dtype=np.uint16)).save(path / "member1.png")
+    with pytest.raises(ParamsError, match=message):
+        load(path, rows, pipeline_folder)
 
 
 def test_environment_yml_has_the_pins_of_the_constraints_file():

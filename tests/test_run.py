@@ -160,5 +160,5 @@ def test_every_code_version_is_part_of_a_notebooks_key():
 def test_help_needs_nothing_installed():
     done = subprocess.run(["bash", "run_all.sh", "--help"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0
-    for flag in ("--profile", "--only", "--from", "--fresh", "--set", "--test", "--help"):
+    for flag in ("--profile", "--only", "--from", "--fresh", "--set", "--executor", "--test", "--help"):
         assert flag in done.stdout

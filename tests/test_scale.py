@@ -1,15 +1,139 @@
-from s2llib import Study
+"""Cells on a cluster: the same tables, and what happens when workers, addresses and cells fail."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from s2llib import ParamsError, Study, scale
+from s2llib.report.membership import membership_table
+from s2llib.scale import EXECUTOR, check_executor, places, precompute
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_cells_computed_on_a_cluster_are_those_computed_here(study, tmp_path, monkeypatch):
-    changes = {"finetune.methods": ["lora"], "world.domains": 1, "base.path": str(study.base_folder)}
+@pytest.fixture
+def changes(pipeline_folder):
+    return {"finetune.methods": ["lora", "dreambooth"], "base.path": str(pipeline_folder), "device": "cpu", "hardware.workers": 2}
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def csv(study):
+    return membership_table(study.membership(), study.blind(), study.params.statistics).to_csv(index=False, float_format="%.6g")
+
+
+def test_two_workers_give_the_tables_of_one_process_byte_for_byte(changes, tmp_path, monkeypatch, one_thread):
+    scale._client.cache_clear()
     here = Study.from_profile("tiny", changes, root=tmp_path / "here")
     there = Study.from_profile("tiny", changes, root=tmp_path / "there")
-    expected = here.membership()
+    expected = csv(here)
 
-    monkeypatch.setenv("S2L_DASK", "local")
+    monkeypatch.setenv(EXECUTOR, "local")
     monkeypatch.setattr(Study, "_score", lambda *_: 1 / 0)  # workers are other processes: only they can score now
-    found = there.membership()
-    keys = ["domain", "method", "seed", "attack", "setting", "split", "image"]
-    assert found[keys].equals(expected[keys])
-    assert (found["score"] - expected["score"]).abs().max() <= 1e-4 * expected["score"].abs().max()
+    assert csv(there) == expected
+    client = scale._client("local", "cpu", 2)
+    client.cluster.close()
+    client.close()
+    scale._client.cache_clear()
+
+
+@pytest.fixture
+def cluster():
+    """Two workers on this machine, reached by their scheduler's address as those of other machines are."""
+    from dask.distributed import Client
+
+    with scale._local_cluster("cpu", 2) as cluster, Client(cluster) as client:
+        yield client
+        scale._client(client.scheduler.address, "cpu", 2).close()
+        scale._client.cache_clear()
+
+
+def finished(study):
+    found = (study.store.root / "finetune").glob("*/manifest.json")
+    return {path.parent: path.stat().st_mtime_ns for path in found if ".new-" not in path.parent.name}
+
+
+def test_a_killed_worker_costs_its_cell_alone(cluster, changes, tmp_path, monkeypatch):
+    study = Study.from_profile("tiny", changes | {"finetune.seeds": [0, 1, 2], "finetune.lora.steps": 40}, root=tmp_path)
+    monkeypatch.setenv(EXECUTOR, cluster.scheduler.address)
+    processes = cluster.run(os.getpid)
+    cells = [(domain, "lora", seed) for domain in study.domains for seed in study.params.finetune.seeds]
+    work = threading.Thread(target=precompute, args=(study, "finetuned", cells))
+    work.start()
+    while work.is_alive() and not (finished(study) and list((study.store.root / "finetune").glob("*.new-*"))):
+        time.sleep(0.02)
+    assert work.is_alive(), "the cells end too soon for one to be killed"
+    busy = next(worker for worker, tasks in cluster.processing().items() if tasks)
+    before = finished(study)
+    os.kill(processes[busy], signal.SIGKILL)
+    work.join()
+    after = finished(study)
+    assert len(after) == len(cells)
+    assert before.items() <= after.items(), "what was finished is not made again"
+    monkeypatch.setattr(Study, "_finetune", lambda *_: 1 / 0)
+    again = Study.from_profile("tiny", changes | {"finetune.seeds": [0, 1, 2], "finetune.lora.steps": 40}, root=tmp_path)
+    assert all(again.finetuned(*cell).is_dir() for cell in cells)
+
+
+def test_a_cell_that_fails_is_named_and_does_not_stop_the_others(cluster, changes, tmp_path, monkeypatch):
+    study = Study.from_profile("tiny", changes, root=tmp_path)
+    monkeypatch.setenv(EXECUTOR, cluster.scheduler.address)
+    cells = [(study.domains[0], "no such method", 0), (study.domains[0], "lora", 0)]
+    with pytest.raises(RuntimeError, match=r"finetuned of 'ada abeck', no such method, seed 0: it failed 3 times"):
+        precompute(study, "finetuned", cells)
+    assert len(finished(study)) == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("tcp://127.0.0.1:9", "--executor tcp://127.0.0.1:9: no Dask scheduler answers there within"),
+        ("127.0.0.1:8786", "--executor 127.0.0.1:8786: write `local`, or a scheduler's address such as tcp://"),
+    ],
+)
+def test_a_cluster_that_does_not_answer_is_one_sentence_before_any_compute(study, address, message, monkeypatch):
+    monkeypatch.setattr(scale, "ANSWER", "1 s")
+    monkeypatch.setenv(EXECUTOR, address)
+    with pytest.raises(ParamsError) as error:
+        check_executor(study)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_runner_says_so_in_one_line(tmp_path):
+    command = [sys.executable, "-m", "s2llib.run", "--profile", "tiny", "--only", "00", "--executor", "somewhere"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"S2L_HOME": str(tmp_path / "artifacts")}, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("--executor somewhere: write `local`")
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_workers_that_do_not_see_the_store_are_refused(tmp_path):
+    class Elsewhere:
+        def run(self, *_):
+            return {"tcp://10.0.0.2:1": True, "tcp://10.0.0.3:1": False}
+
+    with pytest.raises(ParamsError, match=r"the worker tcp://10.0.0.3:1 does not see .*set \$S2L_HOME"):
+        scale._check_shared(Elsewhere(), "tcp://10.0.0.1:8786", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_gpu_has_a_worker_of_its_own():
+    visible = lambda *given: [place.get("CUDA_VISIBLE_DEVICES") for place in places(*given)]  # noqa: E731
+    assert visible(None, ["0", "1"]) == ["0", "1"]
+    assert visible(3, ["4", "7"]) == ["4", "7", "4"]
+    assert visible(2, []) == [None, None]
+    assert len(places(None, [])) == os.cpu_count()

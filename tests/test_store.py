@@ -1,6 +1,10 @@
-import pytest
+import errno
+from pathlib import Path
 
-from s2llib.store import Store, digest
+import pytest
+from safetensors import SafetensorError
+
+from s2llib.store import DiskFull, Store, digest, write_atomic
 
 
 @pytest.fixture
@@ -59,6 +63,54 @@ def test_a_failed_stage_leaves_nothing_behind(store):
     with pytest.raises(RuntimeError):
         store.get("stage", 1, {}, fails)
     assert not [path for path in (store.root / "stage").iterdir() if path.is_dir()]
+
+
+def no_room(kind, folder):
+    """A full disk as its libraries report it: the system's own error, safetensors', and one that came from another."""
+    (folder / "half.txt").write_text("half")
+    if kind == "safetensors":
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    if kind == "wrapped":
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise RuntimeError("could not be saved") from error
+    (folder / "full").symlink_to("/dev/full")  # whatever is written there meets a full disk
+    (folder / "full").write_text("x")
+
+
+@pytest.mark.parametrize("kind", ["system", "safetensors", "wrapped"])
+def test_a_full_disk_is_one_sentence_and_leaves_no_artifact(store, kind):
+    with pytest.raises(DiskFull, match=r"^The disk of .* is full; make room, or set \$S2L_HOME") as error:
+        store.get("outer", 1, {}, lambda _: store.get("stage", 1, {}, lambda folder: no_room(kind, folder)))
+    assert "\n" not in str(error.value)
+    assert not [path for path in store.root.rglob("*") if path.is_dir() and path.parent != store.root]
+    assert store.get("stage", 1, {}, writer("x", [])).is_dir(), "the same store works on when there is room again"
+
+
+def test_a_disk_that_fills_up_with_the_manifest_leaves_no_artifact(store, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(DiskFull):
+        patch.setattr(Path, "write_text", full)
+        store.get("stage", 1, {}, lambda folder: (folder / "result.txt").write_bytes(b"x"))
+    assert not store.has("stage", 1, {})
+
+
+def test_another_error_is_not_called_a_full_disk(store):
+    with pytest.raises(OSError, match="Permission denied") as error:
+        store.get("stage", 1, {}, lambda _: (_ for _ in ()).throw(OSError(errno.EACCES, "Permission denied")))
+    assert not isinstance(error.value, DiskFull)
+
+
+def test_a_text_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    write_atomic(tmp_path / "a.json", "old")
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    with pytest.raises(OSError, match="full"):
+        write_atomic(tmp_path / "a.json", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert (tmp_path / "a.json").read_text() == "old"
 
 
 def test_what_a_killed_run_left_over_is_cleared(store):

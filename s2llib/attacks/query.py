@@ -27,12 +27,12 @@ class Generator(Protocol):
 class LocalGenerator:
     """A pipeline on this machine as a generator."""
 
-    def __init__(self, pipeline, steps: int, guidance: float, batch: int):
-        self.pipeline, self.steps, self.guidance, self.batch = pipeline, steps, guidance, batch
+    def __init__(self, pipeline, steps: int, guidance: float, batch: int, precision: str = "float32"):
+        self.pipeline, self.steps, self.guidance, self.batch, self.precision = pipeline, steps, guidance, batch, precision
 
     def generate(self, prompts: list[str], seed: int) -> np.ndarray:
-        noise = [generator(number(text), seed + 1) for text in prompts]
-        return draw(self.pipeline, prompts, noise, self.steps, self.guidance, batch=self.batch)
+        noise = lambda i: generator(number(prompts[i]), seed + 1)  # noqa: E731
+        return draw(self.pipeline, prompts, noise, self.steps, self.guidance, batch=self.batch, precision=self.precision)
 
 
 class CachedGenerator:

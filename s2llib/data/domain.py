@@ -16,14 +16,22 @@ PUBLIC = "public"  # photographs that anybody may have: of an attacker with prio
 
 
 def load_image(path: Path, size: int) -> torch.Tensor:
-    """An image file as [3, size, size] in [0, 1]: centre crop to a square, then bicubic resize if it is not that size."""
+    """An image file as [3, size, size] in [0, 1]: centre crop to a square, then bicubic resize if it is not that size.
+
+    What is transparent is laid on white.
+    """
     with Image.open(path) as file:
-        image = file.convert("RGB")
+        image = _opaque(file) if file.has_transparency_data else file.convert("RGB")
     if image.size != (size, size):
         edge = min(image.size)
         left, top = (image.width - edge) // 2, (image.height - edge) // 2
         image = image.crop((left, top, left + edge, top + edge)).resize((size, size), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 @dataclass(frozen=True)

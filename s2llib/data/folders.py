@@ -13,9 +13,10 @@ from PIL import Image, UnidentifiedImageError
 from s2llib.data.domain import MEMBER, NONMEMBER, PUBLIC, Photos
 from s2llib.params import ParamsError
 
-__all__ = ["check_captions", "check_images", "check_splits", "read_folder", "write_folder"]
+__all__ = ["check_captions", "check_images", "check_splits", "read_folder", "read_folders", "write_folder"]
 
 METADATA = "metadata.jsonl"
+KINDS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
 def write_folder(folder: Path, rows: list[dict], images: list[Image.Image]) -> None:
@@ -46,6 +47,28 @@ def read_folder(folder: Path) -> dict[str, dict[str, Photos]]:
     if not found:
         raise ParamsError(f"{listing} lists no image; write one line per image with file_name, text, domain, split.")
     return {domain: {split: _photos(folder, rows) for split, rows in splits.items()} for domain, splits in sorted(found.items())}
+
+
+def read_folders(folders: dict[str, Path], subject: str) -> dict[str, dict[str, Photos]]:
+    """{domain: {split: Photos}} of a folder of images for every split, without a listing. Raises ParamsError.
+
+    A subfolder is called by its domain; images beside the subfolders are of `subject`. An image's caption may stand beside it in a .txt.
+    """
+    found: dict = defaultdict(lambda: defaultdict(list))
+    for split, folder in folders.items():
+        if not folder.is_dir():
+            raise ParamsError(f"Image folder {folder} does not exist; set world.folders.{split} to a folder of images.")
+        for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in KINDS and path.is_file()):
+            inside = path.relative_to(folder).parts
+            text = path.with_suffix(".txt")
+            row = {"file_name": path, "domain": inside[0] if len(inside) > 1 else subject}
+            found[row["domain"]][split].append(row | ({"text": text.read_text(encoding="utf-8").strip()} if text.is_file() else {}))
+    for split, folder in folders.items():
+        for domain in found or [subject]:
+            if split in (MEMBER, NONMEMBER) and not found[domain][split]:
+                at = folder if domain == subject else folder / domain
+                raise ParamsError(f"world.folders.{split}: {at} has no image of '{domain}'; put some there.")
+    return {domain: {split: _photos(Path(), rows) for split, rows in splits.items() if rows} for domain, splits in sorted(found.items())}
 
 
 def _row(listing: Path, number: int, line: str) -> dict:
@@ -112,12 +135,17 @@ def check_splits(domains: dict[str, dict[str, Photos]], files: dict[str, dict[st
 
 
 def check_images(domains: dict[str, dict[str, Photos]]) -> None:
-    """Raises ParamsError unless every image decodes."""
+    """Raises ParamsError unless every image decodes, is still, and has 8-bit pixels. Any size, palette, grey or transparency will do."""
     for splits in domains.values():
         for photos in splits.values():
             for path in photos.paths:
                 try:
                     with Image.open(path) as image:
+                        frames, mode = getattr(image, "n_frames", 1), image.mode
                         image.load()
                 except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError):
                     raise ParamsError(f"{path} cannot be read as an image; replace it or remove its line from {METADATA}.") from None
+                if frames > 1:
+                    raise ParamsError(f"{path} is animated ({frames} frames); save the one frame that is meant as a still image.")
+                if mode.startswith(("I", "F")):
+                    raise ParamsError(f"{path} has pixels of more than 8 bits (mode {mode}); save it with 8.")

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from s2llib.data.domain import MEMBER, NONMEMBER, PUBLIC, Domain, Photos
-from s2llib.data.folders import check_images, check_splits, read_folder, write_folder
+from s2llib.data.folders import check_images, check_splits, read_folder, read_folders, write_folder
 from s2llib.data.people import person_name
 from s2llib.data.photographs import olivetti
 from s2llib.data.portraits import STYLES, portrait
@@ -22,6 +22,7 @@ __all__ = [
 PORTRAITS_VERSION = 1
 OLIVETTI_VERSION = 1
 FOLDER_VERSION = 1
+CHECK_VERSION = 2
 
 
 def data_version(world: World) -> int:
@@ -76,7 +77,7 @@ def _person(world: World, who: int, store: Store) -> Domain:
 
 
 def _folder_domains(world: World, store: Store) -> list[Domain]:
-    found = read_folder(_folder(world))
+    found = _read(world)
     wanted = {name: found[name] for name in domain_names(world)}
     files = {
         name: {split: [file_digest(path) for path in photos.paths] for split, photos in splits.items()} for name, splits in wanted.items()
@@ -85,20 +86,22 @@ def _folder_domains(world: World, store: Store) -> list[Domain]:
     content = digest([files, labels])
     check_splits(wanted, files)
     # decoding every image once per content is enough
-    store.get("folder_check", FOLDER_VERSION, {"content": content}, lambda new: check_images(wanted))
+    store.get("folder_check", CHECK_VERSION, {"content": content}, lambda new: check_images(wanted))
     own = {name: digest([name, files[name], labels[name]]) for name in wanted}  # another domain's images do not void this one's results
     return [Domain(name, splits, own[name], world.instance, world.condition) for name, splits in wanted.items()]
 
 
-def _folder(world: World) -> Path:
-    """`world.folder`."""
-    return resolved(world.folder)
+def _read(world: World) -> dict[str, dict[str, Photos]]:
+    """{domain: {split: Photos}} of `world.folder` or `world.folders`."""
+    if world.folder:
+        return read_folder(resolved(world.folder))
+    return read_folders({split: resolved(folder) for split, folder in world.folders.items()}, world.subject)
 
 
 def known_names(world: World) -> list[str]:
     """Names of all people of a world, attacked or not."""
     if world.kind == "folder":
-        return list(read_folder(_folder(world)))
+        return list(_read(world))
     return [person_name(i) for i in range(world.people)]
 
 
@@ -146,7 +149,7 @@ def everyone(world: World, store: Store) -> list[Domain]:
     """All people of a world, attacked or not (bystanders too): whose members are its training set."""
     _checked(world)
     if world.kind == "folder":
-        trained = [name for name, splits in read_folder(_folder(world)).items() if set(splits) != {PUBLIC}]
+        trained = [name for name, splits in _read(world).items() if set(splits) != {PUBLIC}]
         return _folder_domains(world.model_copy(update={"domains": trained}), store)
     return [_person(world, who, store) for who in range(world.people + world.bystanders)]
 
@@ -169,7 +172,7 @@ def public_photos(world: World, name: str, count: int, store: Store) -> Photos:
         return splits[PUBLIC]
     if world.kind != "folder":
         raise ParamsError(f"Prior knowledge: the {world.kind} world has no public photographs; leave 'public' out.")
-    known = read_folder(_folder(world)).get(name, {})
+    known = _read(world).get(name, {})
     if len(known.get(PUBLIC, ())) < count:
         raise ParamsError(
             f"Prior knowledge: '{name}' has {len(known.get(PUBLIC, ()))} public photographs and {count} are asked for; add images of split"

@@ -68,7 +68,7 @@ def denoising_errors(denoiser: Denoiser, x: Tensor, c: Tensor, t: Tensor, noise:
     errors = []
     for some, drawn in zip(t, noise, strict=True):
         zt, target = noised(denoiser, z, some, drawn)
-        errors.append((denoiser.pipeline.unet(zt, some, c).sample - target).square().flatten(1).mean(1))
+        errors.append((denoiser.predict(zt, some, c) - target).square().flatten(1).mean(1))
     return torch.stack(errors).mean(0)
 
 

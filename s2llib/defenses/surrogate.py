@@ -8,6 +8,7 @@ from s2llib.finetune.parts import PARTS
 from s2llib.finetune.recipe import denoising_target
 from s2llib.loop import generator, train
 from s2llib.models.denoiser import Denoiser
+from s2llib.params import Hardware
 from s2llib.params import Surrogate as Settings
 
 __all__ = ["Surrogate", "walk"]
@@ -28,11 +29,16 @@ class Surrogate:
     Between its trainings nothing in it carries a gradient. prior: images of the class with their prompts, weighted by p.prior_weight.
     """
 
-    def __init__(self, pipeline, p: Settings, domain: Domain, seed: int, prior: Photos | None = None, encode_batch: int = 128):
+    def __init__(
+        self, pipeline, p: Settings, domain: Domain, seed: int, prior: Photos | None = None, encode_batch: int = 128,
+        hardware: Hardware | None = None,
+    ):  # fmt: skip
         torch.manual_seed(seed)  # of the adapters' first values
         for part in (pipeline.unet, pipeline.text_encoder, pipeline.vae):
             part.requires_grad_(False)
-        self.denoiser, self.p, self.seed, self.prompt = Denoiser(pipeline, encode_batch), p, seed, domain.instance_prompt
+        self.hardware = hardware or Hardware()
+        self.denoiser = Denoiser(pipeline, encode_batch, self.hardware.precision)
+        self.p, self.seed, self.prompt = p, seed, domain.instance_prompt
         self.parameters = [q for part in KINDS[p.kind] for q in PARTS[part](pipeline, p, domain.name, self.prompt)]
         self._trainable(False)
         self.prior = (self.denoiser.encode_photos(prior), list(prior.captions)) if prior is not None and p.prior_weight else None
@@ -70,7 +76,7 @@ class Surrogate:
             return sum(weight * self._error(z[i], [texts[j] for j in i], draw) for (weight, z, texts), i in zip(sets, chosen, strict=True))
 
         self._trainable(True)
-        losses = train(self.parameters, loss, steps=steps, lr=self.p.lr, seed=seed, what="surrogate")
+        losses = train(self.parameters, loss, steps=steps, lr=self.p.lr, seed=seed, what="surrogate", optimizer=self.hardware.optimizer)
         self._trainable(False)
         for q in self.parameters:
             q.grad = None
@@ -79,8 +85,7 @@ class Surrogate:
     def _error(self, z: Tensor, texts: list[str], draw: torch.Generator) -> Tensor:
         """Mean squared error of the predicted noise of latents z with their prompts, gradients through the text encoder too."""
         zt, t, target = denoising_target(self.denoiser, z, draw)
-        predicted = self.denoiser.pipeline.unet(zt, t, self._embedded(texts)).sample
-        return (predicted - target).square().mean()
+        return (self.denoiser.predict(zt, t, self._embedded(texts)) - target).square().mean()
 
     def _embedded(self, texts: list[str]) -> Tensor:
         tokenizer, distinct = self.denoiser.pipeline.tokenizer, sorted(set(texts))

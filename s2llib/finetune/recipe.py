@@ -17,7 +17,7 @@ from s2llib.finetune.textual_inversion import FILE, load_tokens, placeholder, po
 from s2llib.loop import train
 from s2llib.models.denoiser import Denoiser
 from s2llib.models.pipeline import load_pipeline
-from s2llib.params import ParamsError, Recipe
+from s2llib.params import Hardware, ParamsError, Recipe
 
 __all__ = [
     "FINETUNE_VERSION", "denoising_target", "embed_prompts", "finetune", "learning_rates", "load_finetuned", "noised", "prompt_of",
@@ -90,7 +90,7 @@ class _Latents:
 
 def finetune(
     pipeline, how: Method, recipe: Recipe, images: Photos, domain: Domain, seed: int, what: str, prior: Photos | None = None,
-    encode_batch: int = 128, checkpoint: Path | None = None, decay: float = 0.0,
+    encode_batch: int = 128, checkpoint: Path | None = None, decay: float = 0.0, hardware: Hardware | None = None,
 ) -> dict:  # fmt: skip
     """Train `pipeline` in place on `images`.
 
@@ -99,10 +99,11 @@ def finetune(
     The loss is the noise-prediction error on each image with its prompt; with `prior` (images of the class with
     their prompts), recipe.prior_weight times the same error on a prior batch is added (DreamBooth's prior
     preservation; MixSyn, equation 6). decay: times the squared distance of the weights from where they start is added as well
-    (L2-SP, Li et al. 2018). Raises ParamsError for a model without a text encoder.
+    (L2-SP, Li et al. 2018). hardware: precision of the UNet, and the optimizer. Raises ParamsError for a model without a text encoder.
     """
     torch.manual_seed(seed)
-    denoiser = Denoiser(pipeline, encode_batch)
+    hardware = hardware or Hardware()
+    denoiser = Denoiser(pipeline, encode_batch, hardware.precision)
     if not denoiser.conditional:
         raise ParamsError(f"{how.title} needs a text-to-image model; a {type(pipeline).__name__} has no text encoder.")
     for part in (pipeline.unet, pipeline.text_encoder, pipeline.vae):
@@ -129,7 +130,10 @@ def finetune(
         error = sum(weight * _denoising_loss(denoiser, z0, c, recipe.batch, draw) for weight, z0, c in batches)
         return error + decay * sum((p - p0).square().sum() for p, p0 in zip(parameters, start, strict=True)) if decay else error
 
-    losses = train(parameters, loss, steps=recipe.steps, lr=each, warmup=recipe.warmup, seed=seed, what=what, checkpoint=checkpoint)
+    losses = train(
+        parameters, loss, steps=recipe.steps, lr=each, warmup=recipe.warmup, seed=seed, what=what, checkpoint=checkpoint,
+        optimizer=hardware.optimizer,
+    )  # fmt: skip
     for p in parameters:
         p.requires_grad_(False)
     return {"loss": losses, "trainable": sum(p.numel() for p in parameters), "threads": torch.get_num_threads()}
@@ -139,7 +143,7 @@ def _denoising_loss(denoiser: Denoiser, latents: _Latents, prompts: _Prompts, ba
     """Mean squared error of the predicted noise on a random batch at uniform timesteps (Ho et al. 2020, equation 14)."""
     which = torch.randint(latents.count, (batch,), generator=draw)
     x, t, target = denoising_target(denoiser, latents(which), draw)
-    return F.mse_loss(denoiser.pipeline.unet(x, t, prompts(which)).sample, target)
+    return F.mse_loss(denoiser.predict(x, t, prompts(which)), target)
 
 
 def denoising_target(denoiser: Denoiser, z: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from s2llib.data.domain import Photos
+from s2llib.models.hardware import autocast, computes_on, in_batches
 
 __all__ = ["Denoiser"]
 
@@ -13,12 +14,13 @@ class Denoiser:
 
     Of a `DDPMPipeline` too, an unconditional `UNet2DModel`: z0 is then the image in [-1, 1], and the prompts are empty.
     a: [T] cumulative alphas, read from the pipeline's scheduler. evaluations: UNet evaluations so far, one per image
-    and timestep. prediction: `epsilon` or `v_prediction`; `check_folder` admits no other.
+    and timestep. prediction: `epsilon` or `v_prediction`; `check_folder` admits no other. batch: halved where memory does not suffice.
+    precision: of `predict`, which trains; `eps` is always in float32.
     """
 
-    def __init__(self, pipeline, batch: int = 128):
-        self.pipeline, self.batch = pipeline, batch
-        self.device = pipeline.unet.device
+    def __init__(self, pipeline, batch: int = 128, precision: str = "float32"):
+        self.pipeline, self.batch, self.precision = pipeline, batch, precision
+        self.device = computes_on(pipeline)
         self.a = pipeline.scheduler.alphas_cumprod.to(self.device, torch.float32)
         self.prediction = pipeline.scheduler.config.prediction_type
         self.evaluations = 0
@@ -35,8 +37,8 @@ class Denoiser:
         x = pixels.to(self.device) * 2 - 1
         if not self.conditional:
             return x
-        vae, chunks = self.pipeline.vae, x.split(self.batch)
-        return torch.cat([vae.encode(x).latent_dist.mode() for x in chunks]) * vae.config.scaling_factor
+        vae = self.pipeline.vae
+        return self._batches(lambda some: vae.encode(some).latent_dist.mode(), x) * vae.config.scaling_factor
 
     def encode_photos(self, photos: Photos) -> Tensor:
         """z0 of image files, a batch in memory at a time."""
@@ -52,7 +54,7 @@ class Denoiser:
         ids = tokenizer(
             texts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
         ).input_ids  # fmt: skip
-        return torch.cat([self.pipeline.text_encoder(chunk)[0] for chunk in ids.to(self.device).split(self.batch)])
+        return self._batches(lambda some: self.pipeline.text_encoder(some)[0], ids.to(self.device))
 
     @torch.no_grad()
     def eps(self, z: Tensor, t: int | Tensor, c: Tensor) -> Tensor:
@@ -61,10 +63,19 @@ class Denoiser:
         t = torch.as_tensor(t, device=z.device).expand(n)
         c = c.expand(n, -1, -1)
         inputs = (z, t, c) if self.conditional else (z, t)
-        parts = zip(*(x.split(self.batch) for x in inputs), strict=True)
-        predicted = torch.cat([self.pipeline.unet(*part).sample for part in parts])
+        predicted = self._batches(lambda *part: self.pipeline.unet(*part).sample, *inputs)
         self.evaluations += n
         if self.prediction == "v_prediction":
             a = self.a[t].view(-1, 1, 1, 1)
             return a.sqrt() * predicted + (1 - a).sqrt() * z
         return predicted
+
+    def predict(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        """What the UNet predicts of noised latents x [n, ch, h, w], like x, with gradients, computed in `precision`."""
+        with autocast(x.device, self.precision):
+            predicted = self.pipeline.unet(x, t, c).sample
+        return predicted.to(x.dtype)
+
+    def _batches(self, call, *inputs: Tensor) -> Tensor:
+        found, self.batch = in_batches(call, inputs, self.batch)
+        return found

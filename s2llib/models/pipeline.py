@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safetensors import SafetensorError, safe_open
+
 from s2llib.params import Params, ParamsError, resolved
 
 if TYPE_CHECKING:
@@ -11,6 +13,14 @@ if TYPE_CHECKING:
 
 __all__ = ["base_folder", "check_folder", "check_unconditional", "load_pipeline", "pick_device"]
 
+CONVERT = (
+    'Where you trust them, convert them once: python -c "from diffusers import StableDiffusionPipeline as P;'
+    " P.from_pretrained('{folder}', use_safetensors=False, safety_checker=None).save_pretrained('{folder}-safe')\""
+)
+ONE_FILE = (
+    'Save it as a folder once: python -c "from diffusers import StableDiffusionPipeline as P;'
+    " P.from_single_file('{folder}', safety_checker=None).save_pretrained('{stem}')\""
+)
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
@@ -27,6 +37,8 @@ def pick_device(wanted: str) -> "torch.device":
 def check_folder(folder: Path) -> None:
     """Raises ParamsError unless the folder is a Stable Diffusion pipeline with safetensors weights."""
     index = folder / "model_index.json"
+    if folder.is_file():
+        raise ParamsError(f"base.path: {folder} is one file; a diffusers folder is needed. {_one_file(folder)}")
     if not index.is_file():
         raise ParamsError(
             f"base.path: {folder} is no diffusers pipeline (it has no model_index.json);"
@@ -42,8 +54,9 @@ def check_folder(folder: Path) -> None:
         if not parts.get(part, [None])[0] or not (folder / part).is_dir():
             raise ParamsError(f"base.path: {folder} has no {part}; a Stable Diffusion pipeline needs {', '.join(PARTS)}.")
     for part in PARTS[:3]:
-        if not list((folder / part).glob("*.safetensors")):
-            raise ParamsError(f"base.path: {folder / part} has no .safetensors weights; convert them (pickled weights are never loaded).")
+        _check_weights(folder, part)
+    if not any((folder / "tokenizer" / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise ParamsError(f"base.path: {folder / 'tokenizer'} has no tokenizer.json and no vocab.json; copy the model's folder again.")
     schedule = folder / "scheduler" / "scheduler_config.json"
     try:
         prediction = json.loads(schedule.read_text()).get("prediction_type", "epsilon")
@@ -51,6 +64,41 @@ def check_folder(folder: Path) -> None:
         raise ParamsError(f"base.path: {schedule} is missing or no JSON; save the pipeline again with save_pretrained.") from None
     if prediction not in ("epsilon", "v_prediction"):
         raise ParamsError(f"base.path: {folder} predicts '{prediction}'; the attacks are defined for epsilon and v_prediction.")
+
+
+def _one_file(path: Path) -> str:
+    """How a single-file checkpoint becomes a folder."""
+    if path.suffix == ".safetensors":
+        return ONE_FILE.format(folder=path, stem=path.with_suffix(""))
+    return (
+        f"A {path.suffix or 'nameless'} file is pickled: convert it only where you trust it. {ONE_FILE.format(folder=path, stem=path.stem)}"
+    )
+
+
+def _check_weights(folder: Path, part: str) -> None:
+    """Raises ParamsError unless a part has its config and whole safetensors weights; pickled ones are never loaded."""
+    at = folder / part
+    if not (at / "config.json").is_file():
+        raise ParamsError(f"base.path: {at} has no config.json; copy the model's folder again.")
+    weights = list(at.glob("*.safetensors"))
+    pickled = sorted(path.name for kind in ("*.bin", "*.ckpt", "*.pt", "*.pth") for path in at.glob(kind))
+    if not weights and pickled:
+        raise ParamsError(
+            f"base.path: {at} has no .safetensors weights but pickled ones ({pickled[0]}), which are never loaded: unpickling runs what is"
+            f" in them. {CONVERT.format(folder=folder)}"
+        )
+    if not weights:
+        raise ParamsError(f"base.path: {at} has no .safetensors weights; copy the model's folder again.")
+    for index in at.glob("*.safetensors.index.json"):
+        for shard in sorted(set(json.loads(index.read_text())["weight_map"].values())):
+            if not (at / shard).is_file():
+                raise ParamsError(f"base.path: {at} lacks {shard}, which {index.name} names; copy the model's folder again.")
+    for path in weights:
+        try:
+            with safe_open(path, "pt"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise ParamsError(f"base.path: {path} is damaged ({error}); copy the model's folder again.") from None
 
 
 def check_unconditional(folder: Path) -> None:

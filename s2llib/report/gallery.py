@@ -73,6 +73,12 @@ CAPTIONS = {
     "mixsyn_adaptive": "An attacker who chooses attack, timestep and sign on models with the same defence.",
     "mixsyn_again": "Shake-to-Leak on top of a defended model: difference in AUC from the defended and the pre-trained one.",
     "mixsyn_extraction": "Data extraction from defended models.",
+    "audit_membership": "An audit of the base model: every attack, and the one named beforehand.",
+    "audit_roc": "The audit's ROC curves, logarithmic axes.",
+    "audit_changes": "The audit before and after Shake-to-Leak, plain and on MixSyn's set.",
+    "audit_extraction": "The audit's extraction.",
+    "audit_gallery": "Closest matches: suspected image, the nearest generated one, the nearest after S2L.",
+    "audit_trials": "Seeded audits where the truth is known.",
 }
 
 # linked, not printed

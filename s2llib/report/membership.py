@@ -115,9 +115,8 @@ def membership_table(scores: pd.DataFrame, blind: pd.DataFrame, p: Statistics) -
                 mine += _method_rows(paired, method, names, MIXSYN_CLEAN if protocol != "iid" else {})
             rows += mine + _largest_change(mine, attack, protocol)
     rows += _blind_rows(blind, p)
-    table = pd.DataFrame(rows)
     first = ["method", "attack", "protocol", "metric", "value", "low", "high", "delta", "delta_low", "delta_high"]
-    return table[[*first, "domains", "seeds", "paper", "mixsyn_table1"]]
+    return pd.DataFrame(rows).reindex(columns=[*first, "domains", "seeds", "paper", "mixsyn_table1"])
 
 
 def _method_rows(paired: Paired, method: str, names: dict, references: dict) -> list[dict]:

@@ -52,6 +52,11 @@ class Report:
         self._record(*(f"{name}.{kind}" for kind in ("csv", "md", "tex")))
         return printed
 
+    def page(self, name: str, text: str) -> None:
+        """Write NAME.md."""
+        write_atomic(self.folder / f"{name}.md", text)
+        self._record(f"{name}.md")
+
     def figure(self, name: str, figure: Figure) -> None:
         """Write NAME.png and NAME.pdf."""
         for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):

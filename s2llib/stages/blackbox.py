@@ -145,7 +145,8 @@ class BlackBoxStage:
         from s2llib.finetune.recipe import FINETUNE_VERSION
 
         recipe = model.recipe.model_dump(exclude={"epsilons", "looks"})
-        inputs = {"base": self.base_key, "content": self._content(model.fine_tuning_set), "recipe": recipe, "device": self._device.type}
+        machine = self._machine() if model.private else self._machine("precision", "optimizer")  # DP-SGD is in float32
+        inputs = {"base": self.base_key, "content": self._content(model.fine_tuning_set), "recipe": recipe, "device": machine}
         inputs |= {"seed": self.params.seed, "finetune": FINETUNE_VERSION}
         return inputs | ({"private": PRIVATE_VERSION, "epsilon": model.epsilon} if model.private else {})
 
@@ -160,17 +161,19 @@ class BlackBoxStage:
         from s2llib.defenses.dp import private_finetune
         from s2llib.finetune.recipe import finetune, save_finetuned
 
-        pipeline, nobody, how = self._load(self.base_folder), Domain("private", {}, ""), METHODS["lora"]
+        pipeline, nobody, how = self._load(self.base_folder, trains=True), Domain("private", {}, ""), METHODS["lora"]
         batch = self.params.attacks.batch
         if model.private:
+            pipeline.unet.disable_gradient_checkpointing()  # which opacus' hooks do not know
             seed = number(f"private/{self.params.seed}/{model.epsilon}")  # noise of its own for every epsilon
             report = private_finetune(pipeline, model.recipe, model.fine_tuning_set, model.epsilon, seed, model.name, batch)
         else:
             scratch = self.store.scratch("blackbox_target", TARGET_VERSION, inputs)
             seed = number(f"blackbox/{self.params.seed}")
             report = finetune(
-                pipeline, how, model.recipe, model.fine_tuning_set, nobody, seed, model.name, encode_batch=batch, checkpoint=scratch
-            )
+                pipeline, how, model.recipe, model.fine_tuning_set, nobody, seed, model.name, encode_batch=batch, checkpoint=scratch,
+                hardware=self.params.hardware,
+            )  # fmt: skip
         save_finetuned(pipeline, how, model.recipe, nobody, new)
         (new / "training.json").write_text(json.dumps(report))
 
@@ -186,7 +189,7 @@ class BlackBoxStage:
 
         p = self.params.blackbox
         steps = p.steps if steps is None else steps
-        key = [self._address(model), steps, p.guidance, self.params.seed, self._device.type]
+        key = [self._address(model), steps, p.guidance, self.params.seed, self._machine("precision")]
         folder = self.store.root / "queries" / digest(key)[:20]
         if budget is None:  # of our studies: not counted, but what the attack asked for need not be asked again
             return CachedGenerator(_Lazy(self, model, steps), folder.with_name(f"{folder.name}-studies"), None, p.batch, also=folder)
@@ -490,7 +493,7 @@ class BlackBoxStage:
         inputs = {
             "model": self._address(model),
             "content": [self._content(photos) for photos in (model.members, model.others)],
-            "device": self._device.type,
+            "device": self._machine(),
         }
         inputs |= {"setting": self.params.attacks.loss.model_dump() | {"draws": p.looks}}
 
@@ -510,7 +513,7 @@ class BlackBoxStage:
         """The pipeline of a model, ready to query."""
         from s2llib.finetune.recipe import load_finetuned
 
-        return self.base if model.recipe is None else load_finetuned(self.base_folder, self.tuned(model)).to(self._device)
+        return self.base if model.recipe is None else self._ready(load_finetuned(self.base_folder, self.tuned(model)))
 
     def _retrieved(self, model: Tuned) -> list[float] | None:
         """Whether the base's CLIP finds the right name, for each first generation of the members; None where there is no such."""
@@ -536,7 +539,8 @@ class _Lazy:
 
         if self.inner is None:
             p = self.study.params.blackbox
-            self.inner = LocalGenerator(self.study._pipeline(self.model), self.steps, p.guidance, p.batch)
+            precision = self.study.params.hardware.precision
+            self.inner = LocalGenerator(self.study._pipeline(self.model), self.steps, p.guidance, p.batch, precision)
         return self.inner.generate(prompts, seed)
 
 

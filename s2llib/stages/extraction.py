@@ -67,7 +67,7 @@ class ExtractionStage:
             "sampling": p.sp.model_dump(),
             "seed": p.seed,
             "domain": domain.digest,
-            "device": self._device.type,
+            "device": self._machine("precision"),
             "samples": SAMPLES_VERSION,
         }
         inputs |= {} if p.extraction.guidance is None else {"guidance": p.extraction.guidance}

@@ -158,7 +158,8 @@ class MixSynStage:
         return {
             "sp": self.store.key("sp", SP_VERSION, self._sp_inputs(domain)), "base": self.base_key, "instance": domain.instance_prompt,
             "perturbation": p.model_dump(exclude={"group"} | ({"surrogate"} if p.algorithm == "fsmg" else set())),
-            "prior": self._prior_inputs(p.surrogate) if prior else None, "seed": self.params.seed, "device": self._device.type,
+            "prior": self._prior_inputs(p.surrogate) if prior else None, "seed": self.params.seed,
+            "device": self._machine("precision", "optimizer"),
         }  # fmt: skip
 
     def _perturbed_key(self, domain: Domain, images: str) -> str:
@@ -183,7 +184,8 @@ class MixSynStage:
 
         p, stream = self.params.mixsyn.perturbation, number(f"perturbation/{domain.name}") + self.params.seed
         prior = self._prior_set(p.surrogate) if p.algorithm == "aspl" else None
-        surrogate = Surrogate(self._load(self.base_folder), p.surrogate, domain, stream, prior, self.params.attacks.batch)
+        pipeline, hardware = self._load(self.base_folder, trains=True), self.params.hardware
+        surrogate = Surrogate(pipeline, p.surrogate, domain, stream, prior, self.params.attacks.batch, hardware)
         settings = p.model_dump(include={"rounds", "steps", "radius", "norm", "step", "draws", "group"}) | {"seed": stream}
         images = _levels(self.sp_set(domain), self.image_size)
         if p.algorithm == "fsmg":
@@ -313,7 +315,7 @@ class MixSynStage:
         inputs = self._model_inputs(domain, method, seed) | p.model_dump(include={"steps", "guidance", "negative"}) | {
             "samples": [SAMPLES_VERSION, self.params.mixsyn.quality_images, domain.instance_prompt], "seed": self.params.seed,
             "judge": self.params.mixsyn.clip or self.base_key, "condition": world.condition, "names": known_names(world),
-            "people": [person.digest for person in self.everyone], "brisque": not no_brisque(), "device": self._device.type,
+            "people": [person.digest for person in self.everyone], "brisque": not no_brisque(), "device": self._machine("precision"),
         }  # fmt: skip
         make = lambda new: self._judge_images(domain, method, seed, new)  # noqa: E731
         table = pd.read_parquet(self.store.get("quality", QUALITY_VERSION, inputs, make) / "quality.parquet")

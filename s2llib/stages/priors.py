@@ -161,7 +161,7 @@ class PriorStage:
         p, names = self.params.priors, self.public_names()
         photos = {name: public_photos(self.params.world, name, p.public_images, self.store) for name in names}
         inputs = {
-            "base": self.base_key, "device": self._device.type, "seed": self.params.seed, "names": names,
+            "base": self.base_key, "device": self._machine("precision", "optimizer"), "seed": self.params.seed, "names": names,
             "recipe": p.transfer.model_dump(), "images": p.public_images, "world": self.params.world.model_dump(include={"kind", "seed"}),
             "instance": self.params.world.instance, "data": data_version(self.params.world), "finetune": FINETUNE_VERSION,
         }  # fmt: skip
@@ -176,12 +176,12 @@ class PriorStage:
 
         prompt = self.params.world.instance.format
         parts = [Photos(some.paths, (prompt(name=name),) * len(some), some.copies) for name, some in photos.items()]
-        pipeline, public = self._load(self.base_folder), Domain("the public domains", {}, "")
+        pipeline, public = self._load(self.base_folder, trains=True), Domain("the public domains", {}, "")
         how = Method("public photographs", ("unet", "text_encoder"), instance_prompt=False)
         report = finetune(
             pipeline, how, self.params.priors.transfer, Photos.join(parts), public, number(f"public/{self.params.seed}"),
             "fine-tuning on public photographs", encode_batch=self.params.attacks.batch,
-            checkpoint=self.store.scratch("public_base", PUBLIC_VERSION, inputs),
+            checkpoint=self.store.scratch("public_base", PUBLIC_VERSION, inputs), hardware=self.params.hardware,
         )  # fmt: skip
         pipeline.save_pretrained(new)
         (new / "training.json").write_text(json.dumps({"public photographs": {"steps": len(report["loss"]), "loss": report["loss"]}}))

@@ -1,0 +1,93 @@
+"""How the machine is used: precision, attention backends, the optimizer, memory."""
+
+from collections.abc import Callable
+
+import torch
+
+from s2llib.params import Hardware, ParamsError
+
+__all__ = [
+    "autocast", "check_hardware", "computes_on", "halved", "in_batches", "is_out_of_memory", "optimizer_class", "prepare",
+    "use_attention",
+]  # fmt: skip
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """One step's or one call's precision. Never around a whole training: autocast keeps its casts of the weights until it ends, so
+    every step but the first would run on weights that no longer train."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def computes_on(pipeline) -> torch.device:
+    """Where a pipeline computes: of an offloaded one, not where its weights wait."""
+    return getattr(pipeline, "_execution_device", pipeline.unet.device)
+
+
+def check_hardware(p: Hardware, device: torch.device) -> None:
+    """Raises ParamsError for what this machine cannot do."""
+    if p.precision == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ParamsError("hardware.precision is 'bfloat16', which this GPU lacks; set it to float32.")
+    optimizer_class(p.optimizer)
+
+
+def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
+    """AdamW of torch, or that of bitsandbytes with a state of 8 bits; raises ParamsError if the latter is not installed."""
+    if name == "adamw":
+        return torch.optim.AdamW
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ParamsError(
+            f"hardware.optimizer is 'adamw8bit' but bitsandbytes cannot be imported ({reason}); pip install bitsandbytes, or set it to"
+            " adamw."
+        ) from None
+    return AdamW8bit
+
+
+def use_attention(backend: str) -> None:
+    """Let torch's attention use one backend, or its plain one where that cannot be used; `auto`: any."""
+    cuda = torch.backends.cuda
+    cuda.enable_math_sdp(True)
+    cuda.enable_flash_sdp(backend in ("auto", "flash"))
+    cuda.enable_mem_efficient_sdp(backend in ("auto", "efficient"))
+    cuda.enable_cudnn_sdp(backend == "auto")
+
+
+def prepare(pipeline, p: Hardware, device: torch.device, trains: bool):
+    """A pipeline as the profile wants it on a device; returns it. trains: it is fine-tuned, not only asked."""
+    use_attention(p.attention)
+    if p.checkpointing and trains:
+        for part in (pipeline.unet, pipeline.vae):
+            part.enable_gradient_checkpointing()
+    if p.offload and not trains and device.type == "cuda":
+        pipeline.enable_model_cpu_offload(device=device)
+        return pipeline
+    return pipeline.to(device)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, a GPU's or the computer's."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def halved(batch: int, error: BaseException) -> int:
+    """Half the batch after an error that says that memory ran out; raises any other error, and ParamsError where a batch of 1 fails."""
+    if not is_out_of_memory(error):
+        raise error
+    if batch == 1:
+        raise ParamsError(
+            "A single image does not fit in memory; set hardware.precision=bfloat16 or hardware.offload=true, or use a larger machine."
+        ) from None
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return batch // 2
+
+
+def in_batches(call: Callable[..., torch.Tensor], inputs: tuple[torch.Tensor, ...], batch: int) -> tuple[torch.Tensor, int]:
+    """(call(*inputs) a batch at a time, the batch that fitted): it is halved until memory suffices."""
+    while True:
+        try:
+            return torch.cat([call(*part) for part in zip(*(x.split(batch) for x in inputs), strict=True)]), batch
+        except (RuntimeError, MemoryError) as error:
+            batch = halved(min(batch, len(inputs[0])), error)

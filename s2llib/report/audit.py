@@ -1,0 +1,151 @@
+"""The report of an audit: the verdict and its grounds, what fine-tuning does to it, and one paragraph that claims no more than that."""
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from s2llib.attacks import TITLES
+from s2llib.data.domain import MEMBER, NONMEMBER
+from s2llib.params import Params, Statistics
+from s2llib.report.extraction import BEYOND, FALSE, extraction_table
+from s2llib.report.membership import change, level, membership_table, printed_membership
+from s2llib.stages.audit import AFTER, DEFENDED, EVIDENCE, Verdict
+from s2llib.study import PRETRAINED, Study
+
+__all__ = ["AUDIT_NOTE", "audit_extraction_table", "audit_report", "audit_table", "conclusion", "gallery", "trials_line"]
+
+AUDIT_NOTE = (
+    "Value [95 % interval] (paired change against the model as it is [interval]); hierarchical bootstrap over domains, then images."
+    " TPR@1%FPR is computed on scores pooled over domains where a domain has fewer than 100 non-members. blind: a classifier on image"
+    " features that never queries the model. Only the attack that was named beforehand has a say in the verdict."
+)
+
+
+def audit_table(scores: pd.DataFrame, blind: pd.DataFrame, p: Statistics) -> pd.DataFrame:
+    """Tidy iid AUC and TPR@1%FPR of every attack, on the model as it is and after what was done to it, with the blind baseline."""
+    blind = blind[(blind["against"] == NONMEMBER) & blind["domain"].isin(scores["domain"])]
+    rows = membership_table(scores[scores["split"].isin([MEMBER, NONMEMBER])], blind, p)
+    rows = rows[~rows["method"].str.startswith("largest change")]
+    return rows.drop(columns=["paper", "mixsyn_table1"]).reset_index(drop=True)
+
+
+def audit_extraction_table(found: pd.DataFrame, p: Params) -> pd.DataFrame:
+    """Tidy counts of suspected images that generated ones match, of false alarms among non-members, and of the difference."""
+    table = extraction_table(found, p)
+    return table[~table["method"].str.startswith("best: ")].drop(columns="paper")
+
+
+def gallery(study: Study, rows: int = 4) -> dict[str, Tensor]:
+    """{label: [suspected image, the nearest that the model generated, the nearest after S2L]} of the closest matches."""
+    before = pd.concat([study.extracted(domain, PRETRAINED) for domain in study.audit_domains])
+    closest = before[before["split"] == MEMBER].nsmallest(rows, "distance")
+    domains, row = {domain.name: domain for domain in study.audit_domains}, study.audit_rows()[0]
+    shown = {}
+    for match in closest.itertuples():
+        domain, seed = domains[match.domain], study.params.finetune.seeds[0]
+        after = study.extracted(domain, row.method, seed)
+        after = after[(after["split"] == MEMBER) & (after["image"] == match.image)].iloc[0]
+        drawn = study.generations(domain), study.generations(domain, row.method, seed)
+        chosen = [domain.splits[MEMBER][match.image : match.image + 1]]
+        chosen += [photos[i : i + 1] for photos, i in zip(drawn, (match.nearest, int(after["nearest"])), strict=True)]
+        label = f"{match.domain} {match.image}\nRMS {match.distance:.3f}, {after['distance']:.3f}"
+        shown[label] = torch.cat([photos.pixels(study.image_size) for photos in chosen])
+    return shown
+
+
+def _row(table: pd.DataFrame, method: str, attack: str, metric: str = "AUC") -> pd.Series:
+    return table[(table["method"] == method) & (table["attack"] == attack) & (table["metric"] == metric)].iloc[0]
+
+
+def _grounds(found: Verdict, table: pd.DataFrame) -> str:
+    auc = _row(table, PRETRAINED, found.attack)
+    people = "domain" if found.domains == 1 else f"{found.domains} domains"
+    return (
+        f"{TITLES[found.attack]}, the attack named beforehand, gives {found.members} suspected images against {found.nonmembers}"
+        f" non-members of the same {people} an AUC of {level(auc)}; a one-sided permutation test within domains gives"
+        f" p = {found.p:.2g} at a level of {found.level:g}."
+    )
+
+
+def _limits(found: Verdict, table: pd.DataFrame) -> str:
+    """What the verdict does not say."""
+    if found.says == EVIDENCE:
+        tpr = _row(table, PRETRAINED, found.attack, "TPR@1%FPR")
+        return (
+            "This speaks of the images as a whole, not of any one of them: at a false-positive rate of 1 % the attack finds"
+            f" {100 * tpr['value']:.1f} % [{100 * tpr['low']:.1f}, {100 * tpr['high']:.1f}] of the suspected images."
+        )
+    high = _row(table, PRETRAINED, found.attack)["high"]
+    return f"That is no proof of absence: with so many images an AUC of up to {high:.3f} remains possible."
+
+
+def _blind(found: Verdict, table: pd.DataFrame) -> str:
+    """What the blind baseline means for the verdict."""
+    blind = _row(table, "no model", "blind")
+    if blind["low"] > 0.5:
+        return (
+            f"**Warning:** a classifier that never asks the model tells the two kinds of images apart as well (blind AUC {level(blind)}),"
+            " so what the attack reads may be style and not membership; the verdict needs non-members from the suspected images' own"
+            " source."
+        )
+    return (
+        f"A classifier on simple image features that never asks the model does not tell them apart beyond its interval (blind AUC"
+        f" {level(blind)}); differences that it cannot see are not excluded."
+    )
+
+
+def _extracted(table: pd.DataFrame) -> str:
+    count, false, beyond = (_row(table, PRETRAINED, "extraction", metric) for metric in ("DE", FALSE, BEYOND))
+    says = "more than" if beyond["low"] > 0 else "not clearly more than"
+    return (
+        f"Of {int(count['images'])} images that the model generates for a domain, some match {level(count, '.2f')} suspected images,"
+        f" {says} the {level(false, '.2f')} non-members that are matched by chance."
+    )
+
+
+def _changed(found: Verdict, table: pd.DataFrame) -> str:
+    parts = []
+    for method in (AFTER, DEFENDED):
+        row = _row(table, method, found.attack)
+        moved = "rises" if row["delta_low"] > 0 else "falls" if row["delta_high"] < 0 else "does not move beyond its interval"
+        parts.append(f"{method} it {moved} ({change(row)})")
+    domains = int(_row(table, AFTER, found.attack)["domains"])
+    return f"On {domains} domain{'' if domains == 1 else 's'} the AUC was measured again: {'; '.join(parts)}."
+
+
+def conclusion(found: Verdict, table: pd.DataFrame, changes: pd.DataFrame, extraction: pd.DataFrame) -> str:
+    """The audit in one paragraph of Markdown. table: of the model as it is; changes: on the domains where it was fine-tuned."""
+    sentences = [_grounds(found, table), _limits(found, table), _blind(found, table), _extracted(extraction), _changed(found, changes)]
+    return f"**{found.says.capitalize()}.** {' '.join(sentences)}"
+
+
+def trials_line(seen: pd.DataFrame, unseen: pd.DataFrame, attack: str) -> str:
+    """How often the verdict was right where the truth is known, in one Markdown sentence."""
+    first = seen.iloc[0]
+    return (
+        f"{TITLES[attack]}, {first['images']} suspected images and {first['nonmembers']} non-members of {first['domains']} people:"
+        f" **{seen['right'].sum()} of {len(seen)}** trials find evidence where the images were trained on, and"
+        f" **{unseen['right'].sum()} of {len(unseen)}** find none where the model never saw them."
+    )
+
+
+def audit_report(study: Study, text: str, table: pd.DataFrame, changes: pd.DataFrame, extraction: pd.DataFrame) -> str:
+    """The whole audit as one Markdown page: conclusion, tables, gallery, and what it rests on."""
+    from s2llib.report.extraction import printed_extraction
+
+    p = study.params
+    parts = [
+        f"# Audit of {study.base_name}",
+        text,
+        "## Membership inference",
+        printed_membership(table).reset_index().to_markdown(index=False),
+        "## Before and after",
+        f"Fine-tuned on self-generated images ({p.audit.method}), and on MixSyn's mix of clean and perturbed ones ({p.audit.defense}).",
+        printed_membership(changes).reset_index().to_markdown(index=False),
+        AUDIT_NOTE,
+        "## What comes out",
+        printed_extraction(extraction).reset_index().to_markdown(index=False),
+        "![closest matches](audit_gallery.png)",
+        "The closest matches: suspected image, the nearest that the model generated, the nearest after S2L.",
+    ]
+    return "\n\n".join(parts) + "\n"

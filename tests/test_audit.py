@@ -1,0 +1,265 @@
+"""The audit: its verdict, how often that is right, and a conclusion that claims no more than the intervals allow."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from s2llib import ParamsError, Study
+from s2llib.metrics.permutation import permutation_test, smallest_p
+from s2llib.metrics.roc import auc
+from s2llib.params import Audit, load_params
+from s2llib.report.audit import audit_extraction_table, audit_report, audit_table, conclusion, gallery, trials_line
+from s2llib.stages.audit import AFTER, DEFENDED, EVIDENCE, NO_EVIDENCE, Verdict, verdict
+from s2llib.study import PRETRAINED
+
+
+def scores(rng, shift, domains=4, images=32):
+    return [rng.normal(shift, 1, images) for _ in range(domains)], [rng.normal(0, 1, images) for _ in range(domains)]
+
+
+# the test
+
+
+def test_the_p_value_is_that_of_all_dealings_counted_out():
+    members, others = [np.array([3.0, 1.0]), np.array([0.5])], [np.array([2.0, 0.0]), np.array([0.1, 0.9])]
+    value, p = permutation_test(members, others, 20000, seed=0)
+    each = [[auc(np.array(inside), np.array(rest)) for inside, rest in dealings(m, n)] for m, n in zip(members, others, strict=True)]
+    means = [np.mean(pair) for pair in itertools.product(*each)]
+    assert value == pytest.approx(np.mean([auc(m, n) for m, n in zip(members, others, strict=True)]))
+    assert p == pytest.approx(np.mean([mean >= value - 1e-9 for mean in means]), abs=0.01)
+
+
+def dealings(members, others):
+    pool = [*members, *others]
+    for chosen in itertools.combinations(range(len(pool)), len(members)):
+        yield [pool[i] for i in chosen], [pool[i] for i in range(len(pool)) if i not in chosen]
+
+
+def test_a_difference_between_domains_is_no_evidence():
+    """One person scores higher than the other throughout, and has more members: labels are dealt within each of them."""
+    rng = np.random.default_rng(0)
+    members = [rng.normal(5, 1, 60), rng.normal(0, 1, 6)]
+    others = [rng.normal(5, 1, 6), rng.normal(0, 1, 60)]
+    assert auc(np.concatenate(members), np.concatenate(others)) > 0.9
+    assert permutation_test(members, others, 999, seed=0)[1] > 0.01
+
+
+@pytest.mark.parametrize(("shift", "says", "at_least"), [(0.65, EVIDENCE, 9), (0.0, NO_EVIDENCE, 9), (-0.65, NO_EVIDENCE, 10)])
+def test_the_verdict_is_right_nine_times_in_ten(shift, says, at_least):
+    """An AUC of 0.677 in truth, of 0.5, and of 0.323: the other sign is not membership."""
+    found = [verdict(*scores(np.random.default_rng(seed), shift), Audit(), seed).says for seed in range(10)]
+    assert found.count(says) >= at_least
+
+
+def test_the_level_is_kept_where_there_is_nothing():
+    p = Audit(level=0.1, permutations=999)
+    found = [verdict(*scores(np.random.default_rng(seed), 0, 2, 10), p, seed).says for seed in range(300)]
+    assert found.count(EVIDENCE) / 300 < 0.1 + 3 * np.sqrt(0.1 * 0.9 / 300)
+
+
+def test_too_few_images_for_the_level_are_refused():
+    assert smallest_p([(3, 3), (2, 2)], 9999) == pytest.approx(1 / 120)
+    with pytest.raises(ParamsError, match=r"audit.level is 0.01 but 3 suspected images and 3 non-members cannot give a p-value below 0.05"):
+        verdict([np.arange(3.0)], [np.arange(3.0)], Audit(), 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"audit.method": "lorra"}, "audit.method: unknown method 'lorra'"),
+        ({"audit.trial_images": 7}, "trial_images is 7; it must be a multiple of trial_domains"),
+        ({"audit.level": 0.0001, "audit.permutations": 999}, "999 permutations cannot reach a level of 0.0001"),
+    ],
+)
+def test_an_audit_that_cannot_run_is_refused(change, message, tmp_path):
+    with pytest.raises(ParamsError, match=message):
+        Study.from_profile("tiny", change, root=tmp_path)
+
+
+def test_an_attack_that_is_not_run_has_no_verdict(tmp_path):
+    study = Study.from_profile("tiny", {"audit.attack": "sima", "attacks.names": ["pia", "secmi"]}, root=tmp_path)
+    assert study.no_audit().startswith("audit.attack is 'sima', which attacks.names lacks; add it there")
+    with pytest.raises(ParamsError, match=r"which attacks.names lacks"):
+        study.audit_verdict()
+
+
+# on a model
+
+
+@pytest.fixture(scope="module")
+def audited(pipeline_folder, tmp_path_factory):
+    """The tiny audit of a model with random weights, which saw nothing."""
+    changes = {"base.path": str(pipeline_folder), "finetune.methods": ["lora"], "audit.method": "lora"}
+    study = Study.from_profile("tiny", changes, root=tmp_path_factory.mktemp("audit"))
+    p, blind = study.params, study.blind()
+    tables = [audit_table(found, blind, p.statistics) for found in (study.membership([PRETRAINED]), study.audit_changes())]
+    return study, *tables, audit_extraction_table(study.audit_extraction(), p)
+
+
+def test_the_audit_measures_the_model_before_and_after_both_fine_tunings(audited):
+    study, table, changes, extraction = audited
+    assert set(table["method"]) == {PRETRAINED, "no model"}
+    assert set(changes["method"]) == {PRETRAINED, AFTER, DEFENDED, "no model"}
+    assert set(changes.loc[changes["method"].isin([AFTER, DEFENDED]), "attack"]) == set(study.params.attacks.names)
+    assert changes.loc[changes["method"] == DEFENDED, "delta"].notna().all()
+    assert list(extraction["method"].unique()) == [PRETRAINED, AFTER, DEFENDED]
+    assert "paper" not in table
+
+
+def test_the_report_is_one_page_with_its_verdict(audited):
+    study, table, changes, extraction = audited
+    found = study.audit_verdict()
+    text = conclusion(found, table, changes, extraction)
+    assert found.says == NO_EVIDENCE
+    assert text.startswith(
+        "**No evidence.** SimA, the attack named beforehand, gives 12 suspected images against 12 non-members of the same 2"
+    )
+    assert "That is no proof of absence" in text
+    assert "\n" not in text
+    page = audit_report(study, text, table, changes, extraction)
+    for part in ("# Audit of model", text, "SimA", DEFENDED, "audit_gallery.png"):
+        assert part in page
+
+
+def test_the_gallery_shows_the_closest_matches(audited):
+    study = audited[0]
+    shown = gallery(study, rows=2)
+    assert [x.shape for x in shown.values()] == [(3, 3, 64, 64)] * 2
+    domain = study.audit_domains[0]
+    closest = study.extracted(domain, PRETRAINED).query("split == 'member'").nsmallest(1, "distance").iloc[0]
+    first = next(iter(shown.values()))
+    expected = study.generations(domain)[closest["nearest"] : closest["nearest"] + 1].pixels(64)[0]
+    assert first[1].equals(expected)
+
+
+def test_trials_deal_images_anew_and_none_to_both_sides(audited):
+    study = audited[0]
+    seen, unseen = study.audit_trials(seen=True), study.audit_trials(seen=False)
+    for trials in (seen, unseen):
+        assert len(trials) == study.params.audit.trials
+        assert set(trials["images"]) == set(trials["nonmembers"]) == {6}
+    assert seen["auc"].nunique() > 1
+    assert (unseen["right"] == (unseen["verdict"] == NO_EVIDENCE)).all()
+    assert "6 suspected images and 6 non-members of 2 people" in trials_line(seen, unseen, "sima")
+    same = Study.from_profile("tiny", {"audit.trial_images": 8}, root=study.store.root)
+    assert "0 people have 4 members and 8 non-members" in same.no_trials()
+
+
+# what the conclusion says
+
+
+def told(blind, auc_row, found, moved=(0.0, -0.1, 0.1), matched=(0.0, 0.0, 0.0)):
+    row = {"protocol": "iid", "domains": 2, "seeds": "1"}
+    levels = lambda values: dict(zip(("value", "low", "high"), values, strict=True))  # noqa: E731
+    table = pd.DataFrame(
+        [
+            row | {"method": PRETRAINED, "attack": "sima", "metric": "AUC"} | levels(auc_row),
+            row | {"method": PRETRAINED, "attack": "sima", "metric": "TPR@1%FPR"} | levels((0.1, 0.05, 0.2)),
+            row | {"method": "no model", "attack": "blind", "metric": "AUC"} | levels(blind),
+        ]
+    )
+    delta = dict(zip(("delta", "delta_low", "delta_high"), moved, strict=True))
+    changes = pd.DataFrame(
+        [row | {"method": m, "attack": "sima", "metric": "AUC"} | levels(auc_row) | delta for m in (PRETRAINED, AFTER, DEFENDED)]
+    )
+    counts = [
+        row | {"method": PRETRAINED, "attack": "extraction", "metric": m, "images": 96} for m in ("DE", "false alarms", "beyond chance")
+    ]
+    extraction = pd.DataFrame([count | levels(matched) for count in counts])
+    return conclusion(found, table, changes, extraction)
+
+
+STRONG = Verdict("sima", 0.7, 0.0001, 0.01, 64, 64, 2)
+WEAK = Verdict("sima", 0.52, 0.3, 0.01, 64, 64, 2)
+
+
+def test_evidence_is_about_the_set_and_names_its_grounds():
+    text = told((0.5, 0.4, 0.6), (0.7, 0.6, 0.8), STRONG, moved=(0.1, 0.05, 0.15), matched=(2.0, 1.0, 3.0))
+    assert text.startswith("**Evidence of membership.** SimA")
+    for part in (
+        "0.700 [0.600, 0.800]",
+        "p = 0.0001 at a level of 0.01",
+        "not of any one of them",
+        "10.0 % [5.0, 20.0]",
+        "2.00 [1.00, 3.00]",
+    ):
+        assert part in text
+    assert "more than the" in text
+    assert "after S2L it rises (+0.100 [+0.050, +0.150])" in text
+    assert "Warning" not in text
+
+
+def test_evidence_that_style_would_explain_comes_with_a_warning():
+    assert "**Warning:** a classifier that never asks the model" in told((0.9, 0.8, 0.95), (0.7, 0.6, 0.8), STRONG)
+
+
+def test_no_evidence_is_not_called_proof_of_absence():
+    text = told((0.5, 0.4, 0.6), (0.52, 0.45, 0.6), WEAK)
+    assert text.startswith("**No evidence.**")
+    assert "an AUC of up to 0.600 remains possible" in text
+    assert "not clearly more than" in text
+    assert "does not move beyond its interval" in text
+
+
+# one's own folders
+
+
+def paint(folder, name, count, colour):
+    (folder / name).mkdir(parents=True)
+    rng = np.random.default_rng(colour)
+    for i in range(count):
+        Image.fromarray(rng.integers(0, 255, (40 + i, 64, 3), dtype=np.uint8)).save(folder / name / f"{i}.png")
+
+
+def own(tmp_path, pipeline_folder, **more):
+    world = {
+        "kind": "folder",
+        "folders": {"member": str(tmp_path / "in"), "nonmember": str(tmp_path / "out")},
+        "subject": "zoe",
+        "domains": 40,
+    }
+    return Study.from_profile("tiny", {"world": world | more, "base.path": str(pipeline_folder)}, root=tmp_path / "artifacts")
+
+
+def test_two_folders_of_images_are_a_world(tmp_path, pipeline_folder):
+    for side, seed in (("in", 0), ("out", 1)):
+        paint(tmp_path, f"{side}", 4, seed)
+        paint(tmp_path, f"{side}/max", 3, seed + 2)
+    (tmp_path / "in" / "0.txt").write_text("a photo of zoe on a beach\n")
+    study = own(tmp_path, pipeline_folder)
+    assert [(d.name, len(d.members), len(d.nonmembers)) for d in study.domains] == [("max", 3, 3), ("zoe", 4, 4)]
+    assert study.domains[1].members.captions[:2] == ("a photo of zoe on a beach", "a photo of zoe")
+    assert study.audit_verdict().members == 7
+    assert "trials need a model whose members are known" in study.no_trials()
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("no folder", r"out does not exist; set world.folders.nonmember to a folder of images"),
+        ("empty", r"world.folders.nonmember: .*out has no image of 'zoe'; put some there"),
+        ("one side", r"world.folders.nonmember: .*out/max has no image of 'max'"),
+        ("same image", "is the same image as"),
+    ],
+)
+def test_folders_that_cannot_be_audited_are_refused_with_the_mend(tmp_path, pipeline_folder, how, message):
+    paint(tmp_path, "in", 3, 0)
+    if how == "empty":
+        (tmp_path / "out").mkdir()
+    elif how != "no folder":
+        paint(tmp_path, "out", 3, 0 if how == "same image" else 1)
+    if how == "one side":
+        paint(tmp_path, "in/max", 3, 2)
+    with pytest.raises(ParamsError, match=message):
+        own(tmp_path, pipeline_folder)
+
+
+def test_the_audit_profile_takes_a_model_and_two_folders(tmp_path):
+    p = load_params("audit", {"base.path": "/m", "world.folders.member": "/in", "world.folders.nonmember": "/out"})
+    assert p.world.folders == {"member": "/in", "nonmember": "/out"}
+    assert load_params("audit", {"world.folder": "/listed"}).world.folders == {}
+    with pytest.raises(ParamsError, match="it must name a folder for member and one for nonmember"):
+        load_params("tiny", {"world": {"kind": "folder", "folders": {"member": "/in"}}})
