@@ -281,7 +281,7 @@ class Study(ExtractionStage, PriorStage, ZeroPriorStage, BlackBoxStage, MixSynSt
         from s2llib.finetune.recipe import FINETUNE_VERSION, finetune, save_finetuned
 
         how, recipe, known = METHODS[method], self.recipe(method), self.alias(domain)
-        pipeline = self._load(self.base_folder, trains=True)
+        pipeline = self._load(self.base_folder, trains=not self.params.finetune.defense.epsilon)  # opacus' hooks do not take recomputing
         stream = number(f"{domain.name}/{method}/{self.params.seed}/{seed}")
         inputs = self._finetune_inputs(domain, method, seed)
         if self.params.finetune.knowledge == "weights":
