@@ -28,7 +28,8 @@ from s2llib.models.encoders import check_encoder, contrastive_loss, dct_tokens, 
 from s2llib.models.pipeline import load_pipeline
 from s2llib.params import ParamsError, PrivateLoRA
 from s2llib.report.blackbox import dp_table, dp_verdict, scenario_table, study_table, threshold_table
-from s2llib.stages.blackbox import SCENARIOS, Evidence, reworded
+from s2llib.stages.blackbox import SCENARIOS
+from s2llib.stages.private_models import Evidence, reworded
 
 RNG = np.random.default_rng(0)
 
