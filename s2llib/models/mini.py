@@ -16,10 +16,10 @@ from tokenizers import pre_tokenizers
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from s2llib import params as P
 from s2llib.data.people import FIRST_NAMES, LAST_NAMES
 from s2llib.data.portraits import ACCESSORIES, BACKGROUNDS, CLOTHES, COLOURS, EXPRESSIONS
 from s2llib.loop import generator, train
+from s2llib.params import world as P
 
 __all__ = ["BARE_PROMPTS", "assemble", "build_tokenizer", "train_clip", "train_unet", "train_vae"]
 
