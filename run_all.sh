@@ -34,6 +34,8 @@ stamp=$home/.s2llib-$(cat pyproject.toml constraints.txt <(pwd) | cksum | cut -d
 if [ ! -e "$stamp" ]; then
     echo "Setting up $home (once, a few minutes) ..." >&2
     "$python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' || fail "The packages could not be installed; see pip's message above."
+    "$python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[quality]' 2>/dev/null ||
+        echo "The package brisque could not be installed (its libsvm needs a compiler): the tables' BRISQUE will be empty." >&2
     touch "$stamp"
 fi
 export PATH="$home/bin:$PATH"

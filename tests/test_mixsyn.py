@@ -429,7 +429,11 @@ def test_a_mixed_set_is_perturbed_in_the_stated_share(study):
 def test_every_table_of_the_paper_has_its_rows_intervals_and_references(table, study):
     tidy = tables.measured(study, study.mixsyn_rows(table), table)
     methods = ["dreambooth", "denoising_network", "image_encoder", "embedding"] if table == 5 else study.params.mixsyn.methods
-    assert list(tidy["method"].unique()) == [PRETRAINED, *methods]
+    assert list(tidy["method"].unique()) == [PRETRAINED, *methods, "no model"]
+    assert tidy.loc[tidy["method"] == "no model", "metric"].tolist() == ["AUC"] * 3, "the blind baseline, for every protocol"
+    twins = [] if table == 1 else ["dreambooth"] if table == 5 else methods
+    assert set(tidy.loc[tidy["delta_s2l"].notna(), "method"]) == set(twins)
+    tidy = tidy[tidy["method"] != "no model"]
     membership, quality = tidy[tidy["protocol"] != ""], tidy[tidy["protocol"] == ""]
     assert len(membership) == 5 * 2 * 2 * 3, "methods, attacks, metrics, protocols"
     assert len(quality) == 5 * (2 * 2 + 2)
@@ -443,6 +447,14 @@ def test_every_table_of_the_paper_has_its_rows_intervals_and_references(table, s
     shown = tables.printed_mixsyn(tidy)
     assert len(shown) == 3 * 5 * 2
     assert not (shown.loc["iid"] == "").any().any()
+
+
+def test_the_change_against_plain_s2l_is_that_of_two_scored_models(study):
+    row = study.mixsyn_rows(2)[0]
+    tidy = tables.measured(study, [row], 2).set_index(["method", "attack", "protocol", "metric"])
+    clean = tables.measured(study, study.mixsyn_rows(1)[:1], 1).set_index(["method", "attack", "protocol", "metric"])
+    for key in [(row.title, "secmi", "iid", "AUC"), (row.title, "", "", "KID")]:
+        assert tidy.loc[key, "delta_s2l"] == pytest.approx(tidy.loc[key, "value"] - clean.loc[key, "value"])
 
 
 def test_table_1_is_the_shake_to_leak_that_the_other_notebooks_measure(study):
@@ -484,7 +496,28 @@ def test_baselines_differ_from_the_defence_in_what_they_say(study):
     assert len(set(keys)) == len(rows)
     contrast = tables.contrast_rows(study.mixsyn_scores(list(rows.values())), study.gaussian_pairs(), study.params.statistics)
     assert len(contrast) == 2 * 2 * 3
-    assert gaussian_claim(contrast).count("- **Does Gaussian noise do as well?") == len(contrast)
+    baselines = tables.measured(study, list(rows.values()))
+    assert gaussian_claim(contrast, baselines).count("- **Does Gaussian noise do as well?") == 2 * 2, "iid"
+
+
+def test_every_defence_trains_a_model_of_its_own(study):
+    rows = {row.title: row for row in [*study.baseline_rows(), *study.ratio_rows()] if row.method == "dreambooth"}
+    domain = study.mixsyn_domains[0]
+    losses = {
+        title: json.loads((study.defended(row).finetuned(domain, row.method) / "training.json").read_text())["loss"]
+        for title, row in rows.items()
+    }
+    same = ["clean SP set", "Mixup-I 0", "Mixup-P 0"], ["fully perturbed SP set", "Mixup-I 1", "Mixup-P 1"]
+    for titles in same:
+        assert len({tuple(losses[title]) for title in titles}) == 1
+    distinct = len({json.dumps(row.overrides) for row in rows.values()})
+    assert len(set(map(tuple, losses.values()))) == distinct
+
+
+def test_a_perturbation_that_8_bits_cannot_hold_is_refused(study):
+    small = study.variant({"mixsyn.perturbation.norm": "l2", "mixsyn.perturbation.radius": 0.05})
+    with pytest.raises(ParamsError, match=r"a radius of 0.05 \(l2\) is less than one grey level in every pixel"):
+        small.perturbed_set(small.mixsyn_domains[0])
 
 
 def test_the_private_baseline_is_a_lora_with_the_guarantee_it_is_named_by(study):
@@ -513,9 +546,39 @@ def test_shake_to_leak_on_top_starts_from_the_defended_model(study):
     assert top.sp_set(domain).paths != study.sp_set(domain).paths
     assert not top._mixes
     contrast = tables.contrast_rows(study.mixsyn_again(), study.again_pairs(), study.params.statistics)
-    assert set(contrast["of"]) == {"Mixup-I 0.5, then S2L"}
+    assert set(contrast["of"]) == {"Mixup-I 0.5", "Mixup-I 0.5, then S2L"}
     assert set(contrast["against"]) == {"Mixup-I 0.5", PRETRAINED}
-    assert again_claim(contrast).count("Does the leak come back?") == 2 * 3
+    assert again_claim(contrast).count("Does the leak come back?") == 2, "iid"
+
+
+@pytest.mark.parametrize(
+    ("fell", "back", "left", "says"),
+    [
+        ((-0.2, -0.1), (0.05, 0.2), (-0.05, 0.1), "yes"),
+        ((-0.2, -0.1), (0.05, 0.1), (-0.2, -0.05), "in part: still below the pre-trained model"),
+        ((-0.2, -0.1), (-0.1, 0.1), (-0.2, -0.1), "no rise is shown"),
+        ((-0.2, -0.1), (-0.2, -0.1), (-0.4, -0.2), "no, it falls further"),
+        ((-0.2, 0.1), (0.05, 0.2), (-0.05, 0.1), "there was no fall to bring back"),
+    ],
+)
+def test_the_leak_comes_back_only_where_it_fell(fell, back, left, says):
+    pairs = {("m", PRETRAINED): fell, ("m, then S2L", "m"): back, ("m, then S2L", PRETRAINED): left}
+    rows = [
+        {"of": of, "against": against, "attack": "pia", "protocol": "iid", "value": sum(ends) / 2, "low": ends[0], "high": ends[1]}
+        for (of, against), ends in pairs.items()
+    ]
+    assert again_claim(pd.DataFrame(rows)).startswith(f"- **Does the leak come back? m, then S2L, PIA: {says}.**")
+
+
+@pytest.mark.parametrize(
+    ("shift", "says"),
+    [(-0.1, "the adversarial set's AUC lies lower"), (0.0, "no difference is shown"), (0.1, "the adversarial set's AUC lies higher")],
+)
+def test_gaussian_noise_is_judged_by_the_difference(shift, says):
+    row = {"attack": "pia", "protocol": "iid", "metric": "AUC", "delta": 0.0, "delta_low": -0.1, "delta_high": 0.1}
+    contrast = pd.DataFrame([row | {"of": "a", "against": "b", "value": shift, "low": shift - 0.05, "high": shift + 0.05}])
+    text = gaussian_claim(contrast, pd.DataFrame([row | {"method": name} for name in "ab"]))
+    assert text.startswith(f"- **Does Gaussian noise do as well? PIA: {says}.** a against b: {shift:+.3f}")
 
 
 def test_the_adaptive_attacker_looks_at_other_people_only(study):
@@ -531,7 +594,8 @@ def test_the_adaptive_attacker_looks_at_other_people_only(study):
 def test_extraction_looks_at_defended_models_too(study):
     found = study.mixsyn_extraction()
     assert list(found["method"].unique()) == [PRETRAINED, "clean SP set", "Mixup-I 0.5"]
-    assert found["distance"].between(0, 1).all()
+    plain, mixed = (found.loc[found["method"] == title, "distance"].to_numpy() for title in ("clean SP set", "Mixup-I 0.5"))
+    assert (plain != mixed).any(), "another model draws other images"
 
 
 def scores_of(method, calibration, aucs):
@@ -558,7 +622,26 @@ def test_the_adaptive_attackers_choice_and_sign_are_those_of_the_calibration_dom
     assert shown.loc[("defended", "models like it")].tolist() == ["sima", -1, pytest.approx(0.7)]
     assert shown.loc[("defended", "pre-trained models")].tolist() == ["pia", 1, pytest.approx(0.5)]
     assert "sign turned" in tables.printed_adaptive(table).iloc[1].str.cat()
-    assert "defended: yes: as much leaks as from the pre-trained model.** SimA" in adaptive_claim(table)
+
+
+@pytest.mark.parametrize(
+    ("aware", "unaware", "says"),
+    [
+        ((-0.2, -0.1), (-0.3, -0.2), "no: less leaks than from the pre-trained model, to this attacker too.** "),
+        ((-0.1, 0.1), (-0.3, -0.2), "no difference from the pre-trained model is shown.** "),
+        ((0.1, 0.2), (-0.3, -0.2), "more leaks to this attacker than from the pre-trained model.** "),
+    ],
+)
+def test_the_adaptive_attacker_has_three_answers(aware, unaware, says):
+    row = {"attack": "sima", "protocol": "iid", "metric": "AUC", "value": 0.6, "low": 0.5, "high": 0.7, "delta": np.nan}
+    every = [row | {"method": m, "chosen on": "models like it"} for m in (PRETRAINED, "clean SP set")]
+    for when, (low, high) in (("models like it", aware), ("pre-trained models", unaware)):
+        every.append(row | {"method": "m", "chosen on": when, "delta": (low + high) / 2, "delta_low": low, "delta_high": high})
+    text = adaptive_claim(pd.DataFrame(every))
+    assert text.startswith(f"- **Does the adaptive attacker undo it? m: {says}SimA, 0.600 [0.500, 0.700] (")
+    assert "nothing to undo" not in text
+    every[-1]["delta_high"] = 0.1
+    assert "There was nothing to undo: no fall is shown" in adaptive_claim(pd.DataFrame(every))
 
 
 # what is said of it
@@ -571,11 +654,27 @@ def auc_rows(delta):
     )
 
 
-@pytest.mark.parametrize(("delta", "says"), [(-0.1, "yes"), (0.0, "no"), (0.1, "no")])
-def test_a_claim_about_auc_is_answered_beyond_the_interval_only(delta, says):
+@pytest.mark.parametrize(("delta", "lower", "higher"), [(-0.1, 1, 0), (0.0, 0, 0), (0.1, 0, 1)])
+def test_a_claim_about_auc_is_answered_beyond_the_interval_only(delta, lower, higher):
     text = auc_claim(auc_rows(delta), "Does it lower AUC")
-    assert text.startswith(f"- **Does it lower AUC? iid: {says}.** Pre-trained: PIA 0.650 [0.600, 0.700].")
-    assert ("It goes the other way for LoRA / PIA" in text) == (delta > 0)
+    assert text.startswith(f"- **Does it lower AUC? iid: {lower} of 1 method and attack pairs do.** Pre-trained: PIA 0.650 [0.600, 0.700].")
+    assert f"Beyond their intervals {lower} fall and {higher} rise (LoRA / PIA {delta:+.3f}" in text
+    assert f"iid: {higher} of 1 method" in auc_claim(auc_rows(delta), "Does it raise AUC", falls=False)
+
+
+def test_a_fall_away_from_a_half_is_no_defence():
+    rows = auc_rows(-0.1)
+    rows[["value", "low", "high"]] -= 0.35  # 0.3 before, 0.2 after
+    text = auc_claim(rows, "Does it lower AUC")
+    assert "iid: 0 of 1 method and attack pairs do" in text
+    assert "Of those that fall, 1 moves away from 0.5, which is more leakage." in text
+
+
+def test_a_defence_is_compared_with_plain_s2l_too():
+    rows = auc_rows(-0.1).assign(delta_s2l=[np.nan, 0.0], delta_s2l_low=[np.nan, -0.1], delta_s2l_high=[np.nan, 0.1])
+    assert auc_claim(rows, "Does it").endswith(
+        " Against plain S2L by the same method 0 of 1 lie lower and 0 higher, beyond their intervals."
+    )
 
 
 def test_a_claim_about_quality_knows_which_way_is_worse():
@@ -585,13 +684,18 @@ def test_a_claim_about_quality_knows_which_way_is_worse():
         pd.concat([table, pd.DataFrame([row | {"metric": "BRISQUE", "value": None}])]), "Does it cost quality"
     ).splitlines()
     answers = [line.split("**")[1] for line in lines]
+    worse = "of 1 methods are worse than the pre-trained model beyond their intervals"
     assert answers == [
-        "Does it cost quality? CLIP-R (%): no.",
-        "Does it cost quality? domain accuracy (%): no.",
+        f"Does it cost quality? CLIP-R (%): 0 {worse}",
+        f"Does it cost quality? domain accuracy (%): 0 {worse}",
         "Does it cost quality? BRISQUE: not measured.",
-        "Does it cost quality? KID: yes.",
+        f"Does it cost quality? KID: 1 {worse}",
     ]
     assert "1 better" in lines[0]
+    undecided = table.assign(delta_low=-3.0, delta_high=8.0)
+    lines = quality_claim(undecided, "Does it").splitlines()
+    assert "No loss is shown, but one of -3.0 is not excluded." in lines[0]
+    assert "No loss is shown, but one of +8.00 is not excluded." in lines[-1]
 
 
 def test_without_its_package_brisque_is_empty_and_the_note_says_why(study, monkeypatch):
@@ -602,7 +706,7 @@ def test_without_its_package_brisque_is_empty_and_the_note_says_why(study, monke
     quality = study.mixsyn_quality(study.mixsyn_rows(1)[:1])
     assert quality["brisque"].isna().all()
     scores = study.mixsyn_scores(study.mixsyn_rows(1)[:1])
-    table = tables.mixsyn_table(scores, quality, study.real_features(), study.params.statistics, 1)
+    table = tables.mixsyn_table(scores, quality, study.real_features(), study.params.statistics, 1, study.blind())
     assert table.loc[table["metric"] == "BRISQUE", "value"].isna().all()
     assert tables.printed_mixsyn(table)["BRISQUE"].str.startswith("not measured; paper").any()
     assert "BRISQUE: not measured" in quality_claim(table, "Does it cost quality")
@@ -646,6 +750,9 @@ def test_a_paper_value_stands_only_beside_the_papers_ratio(study):
         ({"mixsyn.judged_method": "lora"}, "mixsyn.judged_method is 'lora'; it must be one of dreambooth, end_to_end"),
         ({"mixsyn.attacks": ["secmi", "loss"], "attacks.names": ["secmi"]}, "mixsyn.attacks names 'loss', which attacks.names lacks"),
         ({"mixsyn.clip": "/no/such/clip"}, "mixsyn.clip: there is no folder /no/such/clip"),
+        ({"mixsyn.clip": "models/clip"}, "mixsyn.clip: there is no folder models/clip"),
+        ({"mixsyn.mixup_i": 0}, "mixsyn.mixup_i is 0; it must be greater than 0"),
+        ({"mixsyn.perturbation.radius": 0.005}, r"radius is 0.005, less than one grey level \(0.0078\), and would be rounded away"),
         (
             {"finetune.defense.images": "adversarial", "finetune.knowledge": "public"},
             "finetune.defense.images is 'adversarial' but finetune.knowledge is 'public'",

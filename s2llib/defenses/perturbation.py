@@ -104,6 +104,7 @@ def pgd(
 def fsmg(surrogate: Surrogate, images: Tensor, *, rounds: int, steps: int, seed: int, **ball) -> Tensor:
     """Fully-trained surrogate model guidance (Anti-DreamBooth, section 4.3): PGD against a fixed model.
 
+    Anti-DreamBooth first trains the surrogate on further images of the person; here it is the model that is handed in.
     images: [n, 3, h, w] uint8, and so is the result. rounds x steps of ascent; ball: radius, norm, step, draws, group of `pgd`.
     """
     clean = to_signed(images).to(surrogate.denoiser.device)
@@ -117,7 +118,8 @@ def aspl(
     """Alternating surrogate and perturbation learning (Anti-DreamBooth, algorithm 1).
 
     In each round a copy of the surrogate f trains on the clean images, all images climb its loss by PGD, the copy is discarded, and
-    f trains on the perturbed images. images: [n, 3, h, w] uint8, and so is the result; ball: as `fsmg`.
+    f trains on the perturbed images. Anti-DreamBooth's clean images are further ones of the person; here they are the images that are
+    protected, of which there are no others. images: [n, 3, h, w] uint8, and so is the result; ball: as `fsmg`.
     """
     clean = to_signed(images).to(surrogate.denoiser.device)
     x, stream = clean, lambda i, what: number(f"{seed}/{i}/{what}")
@@ -133,6 +135,7 @@ def aspl(
 def gaussian(images: Tensor, perturbed: Tensor, seed: int) -> Tensor:
     """The 8-bit images with Gaussian noise in place of their perturbation: clipped to its largest value, matched in l2 per image.
 
+    Where that norm is near the largest possible, most of the noise is clipped: it is then nearly a random sign in every pixel.
     images, perturbed: [n, 3, h, w] uint8. The noise's scale is found by bisection; rounding is towards the clean image.
     """
     theirs = (perturbed.int() - images.int()).flatten(1).double()

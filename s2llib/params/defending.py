@@ -9,6 +9,8 @@ from s2llib.params.section import Axis, Count, Distinct, Positive, Rate, Section
 
 __all__ = ["SETTING", "MixSyn", "Perturbation", "Surrogate"]
 
+GREY = 1 / 127.5  # one level of 8 bits, on pixels in [-1, 1]
+
 
 class Surrogate(Section):
     """The model whose loss the perturbation raises, and how it trains between the rounds; rank, alpha: of its adapters, if it is `lora`.
@@ -48,10 +50,13 @@ class Perturbation(Section):
     def _a_ball(self):
         if self.radius == 0 and self.rounds > 0:
             raise ValueError(f"radius is 0 and rounds is {self.rounds}: nothing can be perturbed; raise radius, or set rounds to 0")
+        if self.norm == "linf" and 0 < self.radius < GREY:
+            raise ValueError(f"radius is {self.radius:g}, less than one grey level ({GREY:.4f}), and would be rounded away; raise it")
         return self
 
 
 SETTING = Literal["full", "mixup_i", "mixup_p"]
+Ratio = Annotated[float, Field(gt=0, le=1)]  # 0 is plain S2L
 
 
 class MixSyn(Section):
@@ -67,9 +72,9 @@ class MixSyn(Section):
     parts: Annotated[list[str], Some, Distinct] = ["dreambooth", "denoising_network", "image_encoder", "embedding"]
     attacks: Annotated[list[ATTACK], Some, Distinct] = ["secmi", "pia"]
     perturbation: Perturbation = Perturbation()
-    mixup_i: Share = 0.5
-    mixup_p: Share = 0.3
-    mixup_parts: Share = 0.3
+    mixup_i: Ratio = 0.5
+    mixup_p: Ratio = 0.3
+    mixup_parts: Ratio = 0.3
     contiguous: bool = False
     ratios: Annotated[list[Share], Two, Axis] = [0, 0.1, 0.3, 0.5, 0.7, 1]
     decay: Rate = 0.01

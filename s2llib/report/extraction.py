@@ -23,16 +23,17 @@ FALSE = "false alarms"
 BEYOND = "beyond chance"
 
 
-def extraction_note(e: Extraction, generated: int) -> str:
+def extraction_note(e: Extraction, generated: int, paper: bool = True) -> str:
+    """What stands under a table of extracted images; paper: with Shake-to-Leak's own figures."""
     prompts = "SP prompts" if e.prompts == "sp" else "each photograph's own caption"
-    return (
+    text = (
         f"DE: distinct training images per domain that some of {generated} generated images ({prompts}) matches within RMS distance"
         f" {e.delta} and that at most {e.k} training images match. False alarms: the same count of iid non-members, which no model saw,"
         " scaled to the number of members. Beyond chance: the difference. Precision: the share of generated images that match."
         " Value [95 % interval] (paired change against the pre-trained model [interval]); where it is [0, 0] every count was 0, and with n"
-        " domains looked at up to a share 3 / n of all domains could still yield one (rule of three). The paper (Stable Diffusion v1-1):"
-        " about 0 before, 15.8 after with the best method."
+        " domains looked at up to a share 3 / n of all domains could still yield one (rule of three)."
     )
+    return text + (" Shake-to-Leak (Stable Diffusion v1-1): about 0 before, 15.8 after with the best method." if paper else "")
 
 
 def _hits(found: pd.DataFrame, k: int, delta: float) -> pd.DataFrame:

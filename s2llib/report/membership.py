@@ -16,6 +16,7 @@ from s2llib.study import PRETRAINED
 __all__ = [
     "NOTE",
     "Paired",
+    "blind_rows",
     "change",
     "collect",
     "estimate_row",
@@ -114,7 +115,7 @@ def membership_table(scores: pd.DataFrame, blind: pd.DataFrame, p: Statistics) -
                 names = {"method": method, "attack": attack, "protocol": protocol}
                 mine += _method_rows(paired, method, names, MIXSYN_CLEAN if protocol != "iid" else {})
             rows += mine + _largest_change(mine, attack, protocol)
-    rows += _blind_rows(blind, p)
+    rows += blind_rows(blind, p)
     first = ["method", "attack", "protocol", "metric", "value", "low", "high", "delta", "delta_low", "delta_high"]
     return pd.DataFrame(rows).reindex(columns=[*first, "domains", "seeds", "paper", "mixsyn_table1"])
 
@@ -150,7 +151,8 @@ def _largest_change(rows: list[dict], attack: str, protocol: str) -> list[dict]:
     return [names | values | {"paper": S2L_BEST_GAIN if attack == "secmi" and protocol != "iid" else None}]
 
 
-def _blind_rows(blind: pd.DataFrame, p: Statistics) -> list[dict]:
+def blind_rows(blind: pd.DataFrame, p: Statistics) -> list[dict]:
+    """Tidy rows of the blind baseline's AUC, one for each protocol. blind: of `Study.blind`."""
     rows = []
     for against, part in blind.groupby("against", sort=False):
         sides = [

@@ -14,7 +14,7 @@ from s2llib.metrics.bootstrap import Estimate, HierarchicalBootstrap
 from s2llib.metrics.quality import kid_estimate, no_brisque
 from s2llib.metrics.roc import auc
 from s2llib.params import MixSyn, Statistics
-from s2llib.report.membership import METRICS, Paired, collect, estimate_row, level_and_change, method_title, protocols
+from s2llib.report.membership import METRICS, Paired, blind_rows, collect, estimate_row, level_and_change, method_title, protocols
 from s2llib.report.paper import MIXSYN
 from s2llib.stages.mixsyn import GAUSSIAN, Row
 from s2llib.study import PRETRAINED, Study
@@ -27,6 +27,7 @@ __all__ = [
 CLIP_R, ACCURACY, BRISQUE, KID = "CLIP-R (%)", "domain accuracy (%)", "BRISQUE", "KID"
 IN_THE_PAPER = (CLIP_R, BRISQUE)
 ALIKE, UNAWARE = "models like it", "pre-trained models"  # what the adaptive attacker chose on
+PLAIN = ", plain S2L"  # a row's twin on the clean set: not printed, compared with
 
 CONTRADICTIONS = (
     "The paper contradicts itself: its Table 5 (ratio 0.3) repeats the rows of Table 3 (ratio 0.5) under other names, so it is no"
@@ -38,23 +39,45 @@ CONTRADICTIONS = (
 
 def mixsyn_note(study: Study) -> str:
     """What stands under every table."""
-    p, why, people = study.params.mixsyn, no_brisque(), known_names(study.params.world)
+    p, why, people, n = study.params.mixsyn, no_brisque(), known_names(study.params.world), len(study.mixsyn_domains)
     text = (
-        "Value [95 % interval] (paired change against the pre-trained model [interval]); hierarchical bootstrap over domains, then images."
-        " TPR@1%FPR is computed on scores pooled over domains where a domain has fewer than 100 non-members. Quality is that of"
-        f" {p.quality_images} generated images a model, with the same noise for every model, and does not depend on the attack or protocol:"
-        f" the rows of {' and '.join(TITLES[attack] for attack in p.attacks)} show the same value. CLIP-R: share of images whose true"
-        f" prompt is the most similar of all people's, by chance {100 / len(people):.3g}. Domain accuracy: share of images nearest to the"
-        " true person's real photographs. KID: unbiased squared MMD of CLIP features against real photographs, lower is better. BRISQUE:"
-        f" lower is better; made for photographs of several hundred pixels, unreliable at {study.image_size}."
+        f"{n} domain{'' if n == 1 else 's'}, one fine-tuning seed. Value [95 % interval] (paired change against the pre-trained model"
+        " [interval]); hierarchical bootstrap over domains, then images. By chance one change in forty falls beyond its interval and one in"
+        " forty rises. The CSV also has the change against plain S2L by the same method (`delta_s2l`). blind: a classifier on image"
+        " features that never queries the model; where it is far from 0.5, an attack may be reading the style and not the membership. An"
+        " AUC below 0.5 is leakage too, with the other sign. TPR@1%FPR is computed on scores pooled over domains where a domain has fewer"
+        f" than 100 non-members. Quality is that of {p.quality_images} generated images a model, with the same noise for every model, and"
+        " does not depend on the attack or protocol: the rows of"
+        f" {' and '.join(TITLES[attack] for attack in p.attacks)} show the same value. CLIP-R: share of images whose true prompt is the"
+        f" most similar of all people's, by chance {100 / len(people):.3g}; the judge is {_judge(study)}. Domain accuracy: share of images"
+        " nearest to the true person's real photographs. KID: unbiased squared MMD of CLIP features against real photographs, lower is"
+        " better. BRISQUE: lower is better; made for photographs of several hundred pixels, unreliable at"
+        f" {study.image_size}. Where all images agree an interval has no width: a share of 3 / n of all n could still differ (rule of"
+        " three)."
     )
+    if n == 1:
+        text += " One domain: what is said holds for this person only."
     return text + (f" BRISQUE is empty: {why}." if why else "")
+
+
+def _judge(study: Study) -> str:
+    return f"`{study.params.mixsyn.clip}`" if study.params.mixsyn.clip else "the base model's own CLIP pair (the paper's: CLIP ViT-B/32)"
 
 
 def measured(study: Study, rows: list[Row], table: int = 0) -> pd.DataFrame:
     """One of MixSyn's tables, tidy, of the rows given; 0: one that the paper lacks, or has for another ratio."""
-    scores, quality = study.mixsyn_scores(rows), study.mixsyn_quality(rows)
-    return mixsyn_table(scores, quality, study.real_features(), study.params.statistics, reference_table(study.params.mixsyn, table))
+    every = rows + [Row(row.title + PLAIN, row.method) for row in rows if row.overrides and row.method in study.params.mixsyn.methods]
+    scores, quality, blind = study.mixsyn_scores(every), study.mixsyn_quality(every), study.blind()
+    blind, p = blind[blind["domain"].isin([domain.name for domain in study.mixsyn_domains])], study.params
+    return mixsyn_table(scores, quality, study.real_features(), p.statistics, reference_table(p.mixsyn, table), blind)
+
+
+def _beside_twin(value: Estimate, twin: Estimate | None, level: float) -> dict:
+    """The change against plain S2L by the same method; nothing without such a twin."""
+    if twin is None:
+        return {}
+    low, high = (value - twin).interval(level)
+    return {"delta_s2l": (value - twin).value, "delta_s2l_low": low, "delta_s2l_high": high}
 
 
 def _membership_rows(scores: pd.DataFrame, p: Statistics) -> list[dict]:
@@ -64,12 +87,14 @@ def _membership_rows(scores: pd.DataFrame, p: Statistics) -> list[dict]:
         found = collect(part)
         for protocol, split in protocols(part).items():
             paired = Paired(found, split, p)
-            for method in found:
+            for method in [name for name in found if not name.endswith(PLAIN)]:
                 domains = paired.domains(method)
                 values, base = (paired.estimates(m, domains) for m in (method, PRETRAINED))
+                twin = paired.estimates(method + PLAIN, domains) if method + PLAIN in found else {}
                 for metric, title in METRICS.items():
                     row = {"method": method, "attack": attack, "protocol": protocol, "metric": title, "domains": len(domains)}
-                    rows.append(row | estimate_row(values[metric], None if method == PRETRAINED else base[metric], p.level))
+                    row |= estimate_row(values[metric], None if method == PRETRAINED else base[metric], p.level)
+                    rows.append(row | _beside_twin(values[metric], twin.get(metric), p.level))
     return rows
 
 
@@ -87,16 +112,20 @@ def _quality_rows(quality: pd.DataFrame, real: dict[str, Tensor], p: Statistics)
     parts = {method: dict(list(part.groupby("domain", sort=False))) for method, part in quality.groupby("method", sort=False)}
     estimates = {method: _quality(found, real, p) for method, found in parts.items()}
     rows = []
-    for (method, mine), metric in product(estimates.items(), (CLIP_R, BRISQUE, ACCURACY, KID)):
+    shown = {method: mine for method, mine in estimates.items() if not method.endswith(PLAIN)}
+    for (method, mine), metric in product(shown.items(), (CLIP_R, BRISQUE, ACCURACY, KID)):
         row = {"method": method, "attack": "", "protocol": "", "metric": metric, "domains": len(parts[method])}
         if metric in mine and metric in estimates[PRETRAINED]:
             row |= estimate_row(mine[metric], None if method == PRETRAINED else estimates[PRETRAINED][metric], p.level)
+            row |= _beside_twin(mine[metric], estimates.get(method + PLAIN, {}).get(metric), p.level)
         rows.append(row)
     return rows
 
 
-def mixsyn_table(scores: pd.DataFrame, quality: pd.DataFrame, real: dict[str, Tensor], p: Statistics, table: int = 0) -> pd.DataFrame:
-    """One of MixSyn's tables, tidy; 0: one that the paper lacks.
+def mixsyn_table(
+    scores: pd.DataFrame, quality: pd.DataFrame, real: dict[str, Tensor], p: Statistics, table: int, blind: pd.DataFrame
+) -> pd.DataFrame:
+    """One of MixSyn's tables, tidy; 0: one that the paper lacks. blind: of `Study.blind`, on the same domains.
 
     Metrics that the paper prints for each attack stand once for each, with its values: those of membership beside the shifted
     protocols, which is what it measured.
@@ -104,9 +133,10 @@ def mixsyn_table(scores: pd.DataFrame, quality: pd.DataFrame, real: dict[str, Te
     rows, attacks = [], list(scores["attack"].unique())
     for row in _quality_rows(quality, real, p):
         rows += [row | {"attack": attack} for attack in attacks] if row["metric"] in IN_THE_PAPER else [row]
-    rows = _membership_rows(scores, p) + rows
+    rows = _membership_rows(scores, p) + blind_rows(blind, p) + rows
     paper = [None if row["protocol"] == "iid" else _reference(table, row["method"], row["attack"], row["metric"]) for row in rows]
-    columns = ["method", "attack", "protocol", "metric", "value", "low", "high", "delta", "delta_low", "delta_high", "domains"]
+    columns = ["method", "attack", "protocol", "metric", "value", "low", "high", "delta", "delta_low", "delta_high"]
+    columns += ["delta_s2l", "delta_s2l_low", "delta_s2l_high", "domains"]
     return pd.DataFrame(rows).reindex(columns=columns).assign(seeds=1, paper=pd.Series(paper, dtype=float))
 
 
@@ -130,8 +160,8 @@ def _cell(row: pd.Series) -> str:
 
 def printed_mixsyn(table: pd.DataFrame) -> pd.DataFrame:
     """As the paper prints it, a row per method and attack, in a block per protocol; quality in the first block."""
-    cells = table.assign(cell=table.apply(_cell, axis=1), attack=table["attack"].map(lambda name: TITLES.get(name, "")))
-    first, attacks = table["protocol"].iloc[0], [name for name in cells["attack"].unique() if name]
+    cells = table.assign(cell=table.apply(_cell, axis=1), attack=table["attack"].map(lambda name: TITLES.get(name, name)))
+    first, attacks = table["protocol"].iloc[0], [name for name in cells["attack"].unique() if name not in ("", "blind")]
     cells["protocol"] = cells["protocol"].where(cells["protocol"] != "", first)
     every = [cells[cells["attack"] == ""].assign(attack=name) for name in attacks]
     shown = pd.concat([cells[cells["attack"] != ""], *every]).assign(method=lambda rows: rows["method"].map(method_title))

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from s2llib.data.domain import Domain, Photos
 from s2llib.finetune.methods import PRETRAINED, method
-from s2llib.params import ParamsError
+from s2llib.params import ParamsError, resolved
 from s2llib.progress import track
 from s2llib.scale import precompute
 from s2llib.stages.priors import BASE_WEIGHTS
 from s2llib.stages.quality import QualityStage
 from s2llib.store import number
 
-__all__ = ["ADVERSARIAL", "CLEAN", "GAUSSIAN", "MixSynStage", "Row"]
+__all__ = ["ADVERSARIAL", "AGAIN", "CLEAN", "GAUSSIAN", "MixSynStage", "Row"]
 
 PERTURBED_VERSION = 1
 MIXED_VERSION = 1
@@ -70,7 +70,8 @@ class MixSynStage(QualityStage):
                 f"finetune.defense.epsilon is {tuning.defense.epsilon:g} and finetune.methods is {', '.join(tuning.methods)}: only a LoRA"
                 " is fine-tuned with DP-SGD; set finetune.methods to [lora], or epsilon to null."
             )
-        if p.clip and not Path(p.clip).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", p.clip):
+        hub = p.clip and re.fullmatch(r"([\w.-]+)/[\w.-]+", p.clip)
+        if p.clip and not resolved(p.clip).is_dir() and not (hub and not resolved(hub[1]).is_dir()):
             raise ParamsError(f"mixsyn.clip: there is no folder {p.clip}; name one with a CLIP model, or one on the hub.")
 
     def check_defense(self) -> None:
@@ -189,6 +190,11 @@ class MixSynStage(QualityStage):
         else:
             steps = p.surrogate.model_dump(include={"clean_steps", "perturbed_steps"})
             perturbed = aspl(surrogate, images, **settings, **steps)
+        if p.rounds and perturbed.equal(images):
+            raise ParamsError(
+                f"mixsyn.perturbation: a radius of {p.radius:g} ({p.norm}) is less than one grey level in every pixel, so that nothing is"
+                " left of the perturbation in 8 bits; raise it."
+            )
         self._write(new, perturbed, domain)
 
     # the rows of the tables
@@ -254,9 +260,9 @@ class MixSynStage(QualityStage):
         return [(row.title, other.title) for other in noisy for row in rows if row.overrides == _adversarial(other.overrides)]
 
     def again_pairs(self) -> list[tuple[str, str]]:
-        """(S2L on top of a defence, the defence and the pre-trained model)."""
+        """(of, against): the defence against the pre-trained model, S2L on top of it against both."""
         titles = [row.title for row in self.judged_rows()[1:]]
-        return [(title + AGAIN, against) for title in titles for against in (title, PRETRAINED)]
+        return [pair for title in titles for pair in ((title, PRETRAINED), (title + AGAIN, title), (title + AGAIN, PRETRAINED))]
 
     def judged_rows(self) -> list[Row]:
         """Plain S2L and the defences that the adaptive attacker and extraction turn to."""
