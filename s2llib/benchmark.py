@@ -123,7 +123,7 @@ def attack_cost(pipeline, attack: str, setting: dict, images: int, batch: int, r
     before = denoiser.evaluations
     score()  # warms up, and counts
     nfe = (denoiser.evaluations - before) // images
-    calls = [(z, torch.full((len(z),), 100, device=device), c.expand(len(z), -1, -1)) for z in z0.split(batch)] * nfe
+    calls = [(z, torch.full((len(z),), 100, device=device), c.expand(len(z), -1, -1)) for z in z0.split(denoiser.batch)] * nfe
 
     @torch.no_grad()
     def bare() -> None:
@@ -186,7 +186,8 @@ def _bare_steps(pipeline, recipe: Recipe, precision: str, parameters: list[torch
     unet, denoiser = pipeline.unet, Denoiser(pipeline, recipe.batch)
     for p in parameters:
         p.requires_grad_(True)
-    z = torch.randn(recipe.batch, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size, device=denoiser.device)
+    shape = (recipe.batch, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
+    z = torch.randn(shape, device=denoiser.device, requires_grad=not parameters)  # where nothing in the UNet trains, it passes gradients on
     t, c = torch.full((recipe.batch,), 100, device=z.device), denoiser.prompts([PROMPT]).expand(recipe.batch, -1, -1)
 
     def step() -> None:

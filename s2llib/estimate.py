@@ -17,6 +17,7 @@ import torch
 from s2llib.data.domain import MEMBER, NONMEMBER, Domain
 from s2llib.finetune.methods import METHODS, PRETRAINED
 from s2llib.finetune.parts import ATTENTION
+from s2llib.models.hardware import halved
 from s2llib.params import Params, Recipe
 from s2llib.run import clock, overrides
 from s2llib.study import Study
@@ -98,7 +99,7 @@ def works(study: Study) -> list[Work]:
         (domain, name) for domain, name, _ in study.cells([PRETRAINED, *p.attacks.sweep.methods], study.domains[: p.attacks.sweep.domains])
     ]
     return [
-        Work("SP sets", ("01", *every, "05", "06", "08", "09"), mixed=_first(sets), bytes=_second(sets)),
+        Work("SP sets", ("01", *every, "05", "06", "08"), mixed=_first(sets), bytes=_second(sets)),
         Work("fine-tuned models of the grid", every, mixed=_first(grid), bytes=_second(grid)),
         Work("membership inference", ("03",), exact=sum(count.attacked([d], study.attack_settings(), False) for d, _ in cells)),
         Work("timesteps", ("03",), exact=sum(count.attacked([d], study.sweep_settings(), True) for d, _ in before)),
@@ -191,7 +192,7 @@ def _audit(study: Study, count: _Counts) -> Work:
     p, domains = study.params.audit, study.audit_domains
     found = _shaken(study, count, domains, [(study.recipe(p.method), p.method)] * 2, study.params.extraction.images)
     mixed, taken = _perturbed(study, count, len(domains))
-    drawn = [count.drawn(study.params.extraction.images) for _ in domains]
+    drawn = [count.drawn(study.params.extraction.images + study.params.sp.images) for _ in domains]
     exact = found["exact"] + count.attacked(study.domains, study.attack_settings(), False)
     return Work("audit", ("09",), exact, found["mixed"] + mixed + _first(drawn), found["bytes"] + taken + _second(drawn))
 
@@ -202,16 +203,19 @@ def measured(study: Study, precision: str) -> float:
     from s2llib.models.denoiser import Denoiser
 
     denoiser, config = Denoiser(study.base, precision=precision), study.base.unet.config
-    n = min(4, study.params.attacks.batch)
-    z = torch.zeros(n, config.in_channels, config.sample_size, config.sample_size, device=denoiser.device)
-    t, c = torch.full((n,), 100, device=denoiser.device), denoiser.prompts(["a photo"]).expand(n, -1, -1)
+    c, n = denoiser.prompts(["a photo"]), min(4, study.params.attacks.batch)
 
     @torch.no_grad()
     def once() -> None:
-        denoiser.predict(z, t, c)
+        z = torch.zeros(n, config.in_channels, config.sample_size, config.sample_size, device=denoiser.device)
+        denoiser.predict(z, torch.full((n,), 100, device=denoiser.device), c.expand(n, -1, -1))
 
-    once()
-    return seconds_of(once, denoiser.device) / n
+    while True:
+        try:
+            once()
+            return seconds_of(once, denoiser.device) / n
+        except (RuntimeError, MemoryError) as error:
+            n = halved(n, error)
 
 
 def estimate(study: Study, notebooks: Iterable[str] | None = None) -> str:

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from s2llib.models.hardware import is_out_of_memory, optimizer_class
+from s2llib.params import ParamsError
 from s2llib.progress import track
 from s2llib.store import FRESH
 
@@ -52,7 +53,7 @@ def train(
 
     lr: for all parameters, or one for each; reached after `warmup` linear steps, then constant, or falling to 0 along
     a cosine. checkpoint: a folder to resume from and to save to once a minute. optimizer: `adamw`, or `adamw8bit`, which has no
-    checkpoints. Raises RuntimeError when the loss is no longer a number, or when a step does not fit in memory.
+    checkpoints. Raises RuntimeError when the loss is no longer a number, ParamsError when a step does not fit in memory.
     """
     rates = lr if isinstance(lr, list) else [lr] * len(parameters)
     runs = groupby(zip(rates, parameters, strict=True), key=lambda pair: pair[0])
@@ -71,7 +72,7 @@ def train(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise RuntimeError(
+            raise ParamsError(
                 f"{what}: a step does not fit in memory; set hardware.checkpointing=true or hardware.precision=bfloat16, or lower its"
                 " batch."
             ) from error

@@ -216,7 +216,7 @@ def store_outputs(executed: Path, notebook: Path) -> None:
 def run(args: argparse.Namespace) -> int:
     from s2llib.params import ParamsError
     from s2llib.scale import EXECUTOR, check_executor
-    from s2llib.store import write_atomic
+    from s2llib.store import room_on, write_atomic
     from s2llib.study import Study
 
     changed = overrides(args.set)
@@ -230,13 +230,16 @@ def run(args: argparse.Namespace) -> int:
         raise ParamsError(next(iter(refusals.values())))
     if study.params.world.kind == "folder":  # a large model: hours or weeks
         from s2llib.estimate import estimate
+        from s2llib.models.hardware import free_memory
 
         print(estimate(study, [path.name[:2] for path in notebooks if path not in refusals]), file=sys.stderr, flush=True)
         study.__dict__.pop("base", None)  # its memory is for the notebooks
+        free_memory()
     if args.fresh:
         os.environ["S2L_FRESH"] = str(time.time())
     folder, rows = study.store.root / "runs" / args.profile, []
-    folder.mkdir(parents=True, exist_ok=True)
+    with room_on(study.store.root):
+        folder.mkdir(parents=True, exist_ok=True)
     for number, path in enumerate(notebooks, 1):
         if path in refusals:
             print(f"{path.stem} is skipped. {refusals[path]}", file=sys.stderr)
@@ -258,7 +261,8 @@ def run(args: argparse.Namespace) -> int:
                 return 1
             written = outputs(args.profile, path.stem)
             record = {"key": key, "seconds": round(time.monotonic() - start, 1), "outputs": written}
-            write_atomic(at, json.dumps(record))
+            with room_on(study.store.root):
+                write_atomic(at, json.dumps(record))
             rows.append((path.stem, "made", record["seconds"], len(written)))
         if args.store:
             store_outputs(folder / path.name, path)

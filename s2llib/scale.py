@@ -41,6 +41,7 @@ def _compute(params: dict, root: str, stage: str, cell: tuple[str, str, int], fr
     from s2llib.study import Study
 
     with _one_cell:
+        os.environ.pop(FRESH, None)  # of an earlier run that this worker served
         os.environ |= {FRESH: fresh} if fresh else {}
         torch.set_num_threads(1)
         domain, method, seed = cell
@@ -83,13 +84,19 @@ def _local_cluster(device: str, workers: int | None) -> "SpecCluster":
     return SpecCluster(workers=each, scheduler={"cls": Scheduler, "options": served}, silence_logs=logging.ERROR)
 
 
-@cache
-def _client(address: str, device: str, workers: int | None) -> "Client":
-    """A connection, kept for the next cells; raises ParamsError where nothing answers."""
+def _dask() -> type:
+    """Dask's client; raises ParamsError where it is not installed."""
     try:
         from dask.distributed import Client
     except ImportError:
         raise ParamsError(f"${EXECUTOR} is set but Dask is not installed; pip install 's2llib[cluster]' or unset it.") from None
+    return Client
+
+
+@cache
+def _client(address: str, device: str, workers: int | None) -> "Client":
+    """A connection, kept for the next cells; raises ParamsError where nothing answers."""
+    Client = _dask()
     try:
         client = Client(_local_cluster(device, workers) if address == "local" else address, timeout=ANSWER)
     except (OSError, ValueError):
@@ -109,14 +116,38 @@ def _client(address: str, device: str, workers: int | None) -> "Client":
 
 
 def check_executor(study: "Study") -> None:
-    """Raises ParamsError unless the cluster of $S2L_DASK answers and its workers see the store; nothing without one."""
+    """Raises ParamsError unless the cluster of $S2L_DASK answers and its workers compute for this store; nothing without one."""
     address = os.environ.get(EXECUTOR)
     if not address:
         return
     if address != "local" and "://" not in address:
         raise ParamsError(f"--executor {address}: write `local`, or a scheduler's address such as tcp://10.0.0.1:8786.")
-    if address != "local":
-        _check_shared(_client(address, study.params.device, study.params.hardware.workers), address, study.store.root.resolve())
+    if address == "local":
+        _dask()
+        return
+    client = _client(address, study.params.device, study.params.hardware.workers)
+    _check_shared(client, address, study.store.root.resolve())
+    _check_devices(client, address, study)
+
+
+def _check_devices(client: "Client", address: str, study: "Study") -> None:
+    """Every worker computes on the kind of device that is here: an artifact is addressed by it."""
+    for worker, found in client.run(_device, study.params.device).items():
+        if found != study._device.type:
+            raise ParamsError(
+                f"--executor {address}: the worker {worker} has {found} and this machine {study._device.type}, whose results differ in"
+                " their last digits; start the study on a machine like its workers, or set device=cpu."
+            )
+
+
+def _device(wanted: str) -> str:
+    """On a worker: what it would compute on, or why it cannot."""
+    from s2llib.models.pipeline import pick_device
+
+    try:
+        return pick_device(wanted).type
+    except ParamsError as error:
+        return f"no such device ({error})"
 
 
 def _check_shared(client: "Client", address: str, root: Path) -> None:
@@ -169,7 +200,10 @@ def _sentence(stage: str, cell: tuple[str, str, int], error: BaseException) -> s
 
     domain, method, seed = cell
     if isinstance(error, KilledWorker):
-        why = "its worker died each time, most likely for want of memory; lower attacks.batch and sp.batch, or hardware.workers"
+        why = (
+            "its worker died each time, most likely for want of memory; start workers with --memory-limit 0, or lower attacks.batch,"
+            " sp.batch or hardware.workers"
+        )
     else:
         why = f"it failed {RETRIES + 1} times: {type(error).__name__}: {error}"
     return f"{stage} of '{domain}', {method}, seed {seed}: {why}. Run the same command again to go on from here."

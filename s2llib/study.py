@@ -262,9 +262,10 @@ class Study(MembershipStage, ExtractionStage, PriorStage, ZeroPriorStage, BlackB
         known = self.alias(domain)
         sp = self.store.key("sp", SP_VERSION, self._sp_inputs(known))
         prior = self._prior_inputs(recipe) if recipe.prior_weight else None
+        settings = [] if self.params.finetune.defense.epsilon else ["precision", "optimizer"]  # DP-SGD is in float32
         return {
             "sp": sp, "method": method, "recipe": recipe.model_dump(), "prior": prior, "instance": known.instance_prompt,
-            "seed": [self.params.seed, seed], "device": self._machine("precision", "optimizer"),
+            "seed": [self.params.seed, seed], "device": self._machine(*settings),
         } | self._knowledge_inputs(domain) | self._defense_inputs(domain)  # fmt: skip
 
     def finetuned(self, domain: Domain, method: str, seed: int = 0) -> Path:
@@ -280,13 +281,14 @@ class Study(MembershipStage, ExtractionStage, PriorStage, ZeroPriorStage, BlackB
         from s2llib.finetune.recipe import FINETUNE_VERSION, finetune, save_finetuned
 
         how, recipe, known = METHODS[method], self.recipe(method), self.alias(domain)
-        pipeline = self._load(self.base_folder, trains=not self.params.finetune.defense.epsilon)  # opacus' hooks do not take recomputing
+        pipeline = self._load(self.base_folder, trains=True)
         stream = number(f"{domain.name}/{method}/{self.params.seed}/{seed}")
         inputs = self._finetune_inputs(domain, method, seed)
         if self.params.finetune.knowledge == "weights":
             report = {"loss": [], "trainable": perturb(pipeline, how, recipe, known, self.params.finetune.sigma, stream)}
         elif epsilon := self.params.finetune.defense.epsilon:
             recipe = self.params.blackbox.private
+            pipeline.unet.disable_gradient_checkpointing()  # which opacus' hooks do not know
             report = private_finetune(
                 pipeline, recipe, self.training_set(domain), epsilon, stream, f"DP-SGD, {domain.name}", self.params.attacks.batch
             )

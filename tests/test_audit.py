@@ -1,6 +1,7 @@
 """The audit: its verdict, how often that is right, and a conclusion that claims no more than the intervals allow."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from s2llib.metrics.permutation import permutation_test, smallest_p
 from s2llib.metrics.roc import auc
 from s2llib.params import Audit, load_params
 from s2llib.report.audit import audit_extraction_table, audit_report, audit_table, conclusion, gallery, trials_line
-from s2llib.stages.audit import AFTER, DEFENDED, EVIDENCE, NO_EVIDENCE, Verdict, verdict
+from s2llib.stages.audit import AFTER, DEFENDED, EVIDENCE, NO_EVIDENCE, Verdict, _draw, verdict
 from s2llib.study import PRETRAINED
 
 
@@ -143,10 +144,42 @@ def test_trials_deal_images_anew_and_none_to_both_sides(audited):
         assert len(trials) == study.params.audit.trials
         assert set(trials["images"]) == set(trials["nonmembers"]) == {6}
     assert seen["auc"].nunique() > 1
-    assert (unseen["right"] == (unseen["verdict"] == NO_EVIDENCE)).all()
-    assert "6 suspected images and 6 non-members of 2 people" in trials_line(seen, unseen, "sima")
+    assert unseen["auc"].nunique() > 1
+    assert "6 suspected images and 6 non-members of 2 people" in trials_line(seen, unseen, "sima", stranger=False)
     same = Study.from_profile("tiny", {"audit.trial_images": 8}, root=study.store.root)
     assert "0 people have 4 members and 8 non-members" in same.no_trials()
+
+
+@pytest.mark.parametrize("members", [True, False])
+def test_no_image_is_suspected_and_not(members):
+    splits = {"member": np.arange(10.0), "nonmember": 100 + np.arange(10.0)}
+    suspected, others = _draw(splits, 5, members, np.random.default_rng(0))
+    assert len(set(suspected)) == len(set(others)) == 5
+    assert not set(suspected) & set(others)
+    assert set(suspected) <= set(splits["member" if members else "nonmember"])
+    assert set(others) <= set(splits["nonmember"])
+
+
+def test_a_stranger_is_asked_about_the_same_images(audited, monkeypatch):
+    study = audited[0].variant({"audit.stranger": {"world.seed": 5}, "audit.level": 0.1})
+    sides = {name: {"member": np.arange(20.0) + 100, "nonmember": np.arange(20.0)} for name in study._of_attack()}
+    monkeypatch.setattr(study, "stranger", lambda: SimpleNamespace(_of_attack=lambda: sides))
+    found = study.audit_trials(seen=False)
+    assert set(found["auc"]) == {1.0}, "its scores, of members"
+    assert not found["right"].any()
+    assert set(study.audit_trials(seen=True)["auc"]) != {1.0}
+
+
+def test_a_stranger_is_the_model_of_another_world(audited, pipeline_folder, monkeypatch):
+    study = audited[0].variant({"audit.stranger": {"world.seed": 5, "seed": 3}})
+    asked = []
+    monkeypatch.setattr(Study, "base_folder", property(lambda self: asked.append(self.params) or pipeline_folder))
+    other = study.stranger()
+    trained = [p for p in asked if p.trains_base]
+    assert {(p.world.seed, p.seed) for p in trained} == {(5, 3)}
+    assert other.params.world == study.params.world
+    assert not other.params.trains_base
+    assert audited[0].stranger() is None
 
 
 # what the conclusion says
@@ -189,12 +222,31 @@ def test_evidence_is_about_the_set_and_names_its_grounds():
     ):
         assert part in text
     assert "more than the" in text
-    assert "after S2L it rises (+0.100 [+0.050, +0.150])" in text
+    assert "after S2L it rises away from 0.5 (+0.100 [+0.050, +0.150])" in text
     assert "Warning" not in text
 
 
 def test_evidence_that_style_would_explain_comes_with_a_warning():
-    assert "**Warning:** a classifier that never asks the model" in told((0.9, 0.8, 0.95), (0.7, 0.6, 0.8), STRONG)
+    text = told((0.9, 0.8, 0.95), (0.7, 0.6, 0.8), STRONG)
+    assert text.startswith("**A difference, which style may explain.**")
+    assert "**Warning:** a classifier that never asks the model tells the two kinds of images apart (blind AUC 0.900" in text
+    assert "may be style and not membership" in text
+    hidden = told((0.9, 0.8, 0.95), (0.52, 0.45, 0.6), WEAK)
+    assert hidden.startswith("**No evidence.**")
+    assert "which may hide membership as well as feign it" in hidden
+
+
+def test_the_other_sign_is_named_and_is_no_evidence():
+    text = told((0.5, 0.4, 0.6), (0.4, 0.35, 0.45), WEAK)
+    assert text.startswith("**No evidence.**")
+    assert "The AUC lies below 0.5: the attack tells the two apart with the other sign" in text
+
+
+def test_a_score_that_is_no_number_has_no_verdict():
+    members, others = scores(np.random.default_rng(0), 0.0)
+    members[1][3] = np.nan
+    with pytest.raises(ParamsError, match="sima gives 1 image a score that is no number"):
+        verdict(members, others, Audit(), 0)
 
 
 def test_no_evidence_is_not_called_proof_of_absence():

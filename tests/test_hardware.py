@@ -245,5 +245,5 @@ def test_a_training_step_that_does_not_fit_says_what_to_change():
     def loss(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with pytest.raises(RuntimeError, match=r"LoRA, ada: a step does not fit in memory; set hardware.checkpointing=true"):
+    with pytest.raises(ParamsError, match=r"LoRA, ada: a step does not fit in memory; set hardware.checkpointing=true"):
         train([torch.nn.Parameter(torch.ones(1))], loss, steps=1, lr=0.1, seed=0, what="LoRA, ada")

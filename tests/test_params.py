@@ -202,6 +202,9 @@ def test_a_base_without_a_part_is_no_stable_diffusion(tmp_path, pipeline_folder,
         Study.from_profile("tiny", {"base.path": str(tmp_path / "model")})
 
 
+PICKLED = [("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model"), ("text_encoder", "pytorch_model")]
+
+
 def damaged(model, how):
     """A copy of a model's folder with one thing wrong."""
     unet, weights = model / "unet", model / "unet" / "diffusion_pytorch_model.safetensors"
@@ -220,6 +223,8 @@ def damaged(model, how):
         case "no shard":
             index = {"weight_map": {"a": "part-1-of-2.safetensors", "b": weights.name}}
             (unet / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+        case "half precision":
+            weights.rename(weights.with_suffix(".fp16.safetensors"))
         case "one file":
             shutil.rmtree(model)
             model.write_bytes(b"x")
@@ -237,6 +242,7 @@ def damaged(model, how):
         ("no tokenizer", r"tokenizer has no tokenizer.json and no vocab.json"),
         ("cut off", r"diffusion_pytorch_model.safetensors is damaged"),
         ("no shard", r"lacks part-1-of-2.safetensors, which .*index.json names"),
+        ("half precision", r"has diffusion_pytorch_model.fp16.safetensors but no diffusion_pytorch_model.safetensors"),
         ("one file", r"model is one file; a diffusers folder is needed.* is pickled.*from_single_file"),
     ],
 )
@@ -248,10 +254,11 @@ def test_a_model_folder_that_cannot_be_used_is_refused_with_the_mend(tmp_path, p
     assert "\n" not in str(error.value)
 
 
-def test_the_printed_conversion_makes_a_folder_that_is_accepted(tmp_path, pipeline_folder):
-    """The command of the refusal, run as printed, on weights that were pickled."""
+@pytest.mark.parametrize("parts", [PICKLED, PICKLED[:1]])
+def test_the_printed_conversion_makes_a_folder_that_is_accepted(tmp_path, pipeline_folder, parts):
+    """The command of the refusal, run as printed, on weights of which all or some were pickled."""
     shutil.copytree(pipeline_folder, tmp_path / "model")
-    for part, name in (("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model"), ("text_encoder", "pytorch_model")):
+    for part, name in parts:
         (weights,) = (tmp_path / "model" / part).glob("*.safetensors")
         torch.save(load_file(weights), weights.with_name(f"{name}.bin"))
         weights.unlink()
@@ -272,12 +279,26 @@ def test_images_of_any_size_and_colour_are_read_alike(folder, pipeline_folder):
     Image.new("L", (17, 90), 128).save(path / "nonmember0.png")
     Image.new("RGBA", (64, 64), (200, 10, 10, 0)).save(path / "nonmember1.png")
     rows[2]["file_name"] = "member2.tiff"
+    lying = Image.new("RGB", (90, 60), "white")
+    lying.paste((0, 0, 0), (0, 0, 45, 60))  # the left half is black; held so that the left is up
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying.save(path / "nonmember2.png", exif=exif)
     (domain,) = load(path, rows, pipeline_folder).domains
     members, others = (photos.pixels(64) for photos in (domain.members, domain.nonmembers))
     assert members.shape == others.shape == (3, 3, 64, 64)
     assert (members - members[:1]).abs().max() < 0.03
     assert (others[0] - 128 / 255).abs().max() < 0.01
     assert others[1].min() == 1, "what is transparent is laid on white"
+    assert others[2][:, :30].max() < 0.1 < 0.9 < others[2][:, 34:].min(), "upright"
+
+
+def test_a_cameras_picture_in_several_frames_is_its_first(folder, pipeline_folder):
+    path, rows = folder
+    Image.new("RGB", (64, 64), "red").save(path / "member1.jpg", format="MPO", save_all=True, append_images=[Image.new("RGB", (64, 64))])
+    rows[1]["file_name"] = "member1.jpg"
+    (domain,) = load(path, rows, pipeline_folder).domains
+    assert domain.members.pixels(64)[1, 0].min() > 0.9
 
 
 @pytest.mark.parametrize(

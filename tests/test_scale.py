@@ -14,6 +14,7 @@ import torch
 from s2llib import ParamsError, Study, scale
 from s2llib.report.membership import membership_table
 from s2llib.scale import EXECUTOR, check_executor, places, precompute
+from s2llib.store import FRESH
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -129,6 +130,28 @@ def test_workers_that_do_not_see_the_store_are_refused(tmp_path):
     with pytest.raises(ParamsError, match=r"the worker tcp://10.0.0.3:1 does not see .*set \$S2L_HOME"):
         scale._check_shared(Elsewhere(), "tcp://10.0.0.1:8786", tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_workers_on_another_kind_of_device_are_refused(tmp_path):
+    class OnGPUs:
+        def run(self, *_):
+            return {"tcp://10.0.0.2:1": "cuda"}
+
+    study = Study.from_profile("tiny", {"device": "cpu"}, root=tmp_path)
+    with pytest.raises(ParamsError, match=r"the worker tcp://10.0.0.2:1 has cuda and this machine cpu.*start the study on a machine like"):
+        scale._check_devices(OnGPUs(), "tcp://10.0.0.1:8786", study)
+    assert scale._device("cpu") == "cpu"
+
+
+def test_a_worker_forgets_that_an_earlier_run_was_fresh(study, monkeypatch):
+    monkeypatch.setenv(FRESH, "1e18")
+    domain, params = study.domains[0], study.params.model_dump()
+    monkeypatch.setattr(Study, "sp_set", lambda *_: None)
+    monkeypatch.setattr(Study, "probe", lambda *_: seen.append(os.environ.get(FRESH)), raising=False)
+    seen = []
+    for fresh in ("5", None):
+        scale._compute(params, str(study.store.root), "probe", (domain.name, "lora", 0), fresh)
+    assert seen == ["5", None]
 
 
 def test_every_gpu_has_a_worker_of_its_own():

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from s2llib.generate import draw
 from s2llib.loop import generator
 from s2llib.params import ParamsError
-from s2llib.store import FRESH, digest, number
+from s2llib.store import FRESH, digest, number, room_on
 
 __all__ = ["CachedGenerator", "Generator", "LocalGenerator"]
 
@@ -74,8 +74,12 @@ class CachedGenerator:
 
     def _keep(self, path: Path, image: np.ndarray) -> None:
         new = path.with_name(f".{uuid.uuid4().hex}.new")
-        Image.fromarray(image).save(new, format="PNG", compress_level=1)
-        os.replace(new, path)
+        try:
+            with room_on(self.folder):
+                Image.fromarray(image).save(new, format="PNG", compress_level=1)
+                os.replace(new, path)
+        finally:
+            new.unlink(missing_ok=True)
 
     def generate(self, prompts: list[str], seed: int) -> np.ndarray:
         """[n, h, w, 3] uint8."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 __all__ = ["MEMBER", "NONMEMBER", "PUBLIC", "Domain", "Photos", "load_image"]
 
@@ -18,10 +18,11 @@ PUBLIC = "public"  # photographs that anybody may have: of an attacker with prio
 def load_image(path: Path, size: int) -> torch.Tensor:
     """An image file as [3, size, size] in [0, 1]: centre crop to a square, then bicubic resize if it is not that size.
 
-    What is transparent is laid on white.
+    What is transparent is laid on white; a photograph that says how the camera was held is turned upright.
     """
     with Image.open(path) as file:
-        image = _opaque(file) if file.has_transparency_data else file.convert("RGB")
+        image = ImageOps.exif_transpose(file)
+        image = _opaque(image) if image.has_transparency_data else image.convert("RGB")
     if image.size != (size, size):
         edge = min(image.size)
         left, top = (image.width - edge) // 2, (image.height - edge) // 2

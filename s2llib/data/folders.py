@@ -17,6 +17,7 @@ __all__ = ["check_captions", "check_images", "check_splits", "read_folder", "rea
 
 METADATA = "metadata.jsonl"
 KINDS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+UNREAD = {".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".nef", ".psd", ".svg"}
 
 
 def write_folder(folder: Path, rows: list[dict], images: list[Image.Image]) -> None:
@@ -62,13 +63,22 @@ def read_folders(folders: dict[str, Path], subject: str) -> dict[str, dict[str, 
             inside = path.relative_to(folder).parts
             text = path.with_suffix(".txt")
             row = {"file_name": path, "domain": inside[0] if len(inside) > 1 else subject}
-            found[row["domain"]][split].append(row | ({"text": text.read_text(encoding="utf-8").strip()} if text.is_file() else {}))
+            found[row["domain"]][split].append(row | ({"text": _caption(text)} if text.is_file() else {}))
+        if other := sorted(path for path in folder.rglob("*") if path.suffix.lower() in UNREAD):
+            raise ParamsError(f"world.folders.{split}: {other[0]} cannot be read; save it as one of {', '.join(sorted(KINDS))}.")
     for split, folder in folders.items():
         for domain in found or [subject]:
             if split in (MEMBER, NONMEMBER) and not found[domain][split]:
                 at = folder if domain == subject else folder / domain
                 raise ParamsError(f"world.folders.{split}: {at} has no image of '{domain}'; put some there.")
     return {domain: {split: _photos(Path(), rows) for split, rows in splits.items() if rows} for domain, splits in sorted(found.items())}
+
+
+def _caption(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        raise ParamsError(f"{path} is not UTF-8 text; save the caption again.") from None
 
 
 def _row(listing: Path, number: int, line: str) -> dict:
@@ -122,14 +132,14 @@ def check_splits(domains: dict[str, dict[str, Photos]], files: dict[str, dict[st
             if count < 2 and split != PUBLIC:
                 raise ParamsError(
                     f"Domain '{domain}' has {count} {split} image{'' if count == 1 else 's'} that occur once;"
-                    f" an attack needs at least 2: add images with split '{split}' to {METADATA}."
+                    f" an attack needs at least 2: add images of split '{split}'."
                 )
             for path, content in zip(splits[split].paths, files[domain][split], strict=True):
                 if content in seen:
                     other = seen[content]
                     raise ParamsError(
                         f"{path} ({domain}, {split}) is the same image as {other[2]} ({other[0]}, {other[1]}); an image belongs to one"
-                        f" domain and one split: remove one line from {METADATA} (use `copies` for repeated training images)."
+                        f" domain and one split: remove one of them (in {METADATA}, `copies` says how often an image was trained on)."
                     )
                 seen[content] = (domain, split, path)
 
@@ -141,10 +151,11 @@ def check_images(domains: dict[str, dict[str, Photos]]) -> None:
             for path in photos.paths:
                 try:
                     with Image.open(path) as image:
-                        frames, mode = getattr(image, "n_frames", 1), image.mode
+                        # a camera's JPEG may hold further pictures (MPO); the first is the photograph
+                        frames, mode = 1 if image.format == "MPO" else getattr(image, "n_frames", 1), image.mode
                         image.load()
                 except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError):
-                    raise ParamsError(f"{path} cannot be read as an image; replace it or remove its line from {METADATA}.") from None
+                    raise ParamsError(f"{path} cannot be read as an image; replace or remove it.") from None
                 if frames > 1:
                     raise ParamsError(f"{path} is animated ({frames} frames); save the one frame that is meant as a still image.")
                 if mode.startswith(("I", "F")):

@@ -22,7 +22,7 @@ __all__ = [
 PORTRAITS_VERSION = 1
 OLIVETTI_VERSION = 1
 FOLDER_VERSION = 1
-CHECK_VERSION = 2
+CHECK_VERSION = 2  # of how images are read and which are refused
 
 
 def data_version(world: World) -> int:
@@ -87,7 +87,9 @@ def _folder_domains(world: World, store: Store) -> list[Domain]:
     check_splits(wanted, files)
     # decoding every image once per content is enough
     store.get("folder_check", CHECK_VERSION, {"content": content}, lambda new: check_images(wanted))
-    own = {name: digest([name, files[name], labels[name]]) for name in wanted}  # another domain's images do not void this one's results
+    own = {
+        name: digest([CHECK_VERSION, name, files[name], labels[name]]) for name in wanted
+    }  # another domain's images do not void this one's results
     return [Domain(name, splits, own[name], world.instance, world.condition) for name, splits in wanted.items()]
 
 
@@ -112,6 +114,8 @@ def domain_names(world: World) -> list[str]:
     unknown = [name for name in wanted if name not in known]
     if unknown:
         raise ParamsError(f"world.domains: unknown domain '{unknown[0]}'; known: {', '.join(known)}.")
+    if world.folders and len(known) > len(wanted) and isinstance(world.domains, int):
+        raise ParamsError(f"world.domains is {world.domains} but the folders hold {len(known)} domains; raise it, or list those you want.")
     if not wanted:
         raise ParamsError("world.domains is empty; name at least one domain or give their number.")
     return wanted

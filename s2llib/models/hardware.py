@@ -1,5 +1,6 @@
 """How the machine is used: precision, attention backends, the optimizer, memory."""
 
+import gc
 from collections.abc import Callable
 
 import torch
@@ -7,7 +8,7 @@ import torch
 from s2llib.params import Hardware, ParamsError
 
 __all__ = [
-    "autocast", "check_hardware", "computes_on", "halved", "in_batches", "is_out_of_memory", "optimizer_class", "prepare",
+    "autocast", "check_hardware", "computes_on", "free_memory", "halved", "in_batches", "is_out_of_memory", "optimizer_class", "prepare",
     "use_attention",
 ]  # fmt: skip
 
@@ -79,9 +80,15 @@ def halved(batch: int, error: BaseException) -> int:
         raise ParamsError(
             "A single image does not fit in memory; set hardware.precision=bfloat16 or hardware.offload=true, or use a larger machine."
         ) from None
+    free_memory()
+    return batch // 2
+
+
+def free_memory() -> None:
+    """Give back what nothing refers to any more, a GPU's too."""
+    gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return batch // 2
 
 
 def in_batches(call: Callable[..., torch.Tensor], inputs: tuple[torch.Tensor, ...], batch: int) -> tuple[torch.Tensor, int]:

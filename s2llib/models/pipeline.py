@@ -15,7 +15,7 @@ __all__ = ["base_folder", "check_folder", "check_unconditional", "load_pipeline"
 
 CONVERT = (
     'Where you trust them, convert them once: python -c "from diffusers import StableDiffusionPipeline as P;'
-    " P.from_pretrained('{folder}', use_safetensors=False, safety_checker=None).save_pretrained('{folder}-safe')\""
+    " P.from_pretrained('{folder}', safety_checker=None).save_pretrained('{folder}-safe')\""
 )
 ONE_FILE = (
     'Save it as a folder once: python -c "from diffusers import StableDiffusionPipeline as P;'
@@ -80,7 +80,7 @@ def _check_weights(folder: Path, part: str) -> None:
     at = folder / part
     if not (at / "config.json").is_file():
         raise ParamsError(f"base.path: {at} has no config.json; copy the model's folder again.")
-    weights = list(at.glob("*.safetensors"))
+    weights, whole = list(at.glob("*.safetensors")), {"text_encoder": "model"}.get(part, "diffusion_pytorch_model") + ".safetensors"
     pickled = sorted(path.name for kind in ("*.bin", "*.ckpt", "*.pt", "*.pth") for path in at.glob(kind))
     if not weights and pickled:
         raise ParamsError(
@@ -89,6 +89,8 @@ def _check_weights(folder: Path, part: str) -> None:
         )
     if not weights:
         raise ParamsError(f"base.path: {at} has no .safetensors weights; copy the model's folder again.")
+    if not ((at / whole).is_file() or (at / f"{whole}.index.json").is_file()):
+        raise ParamsError(f"base.path: {at} has {weights[0].name} but no {whole}, which is what is loaded; rename or copy it.")
     for index in at.glob("*.safetensors.index.json"):
         for shard in sorted(set(json.loads(index.read_text())["weight_map"].values())):
             if not (at / shard).is_file():

@@ -20,10 +20,10 @@ __all__ = ["Hardware", "Params", "Statistics", "load_params", "profiles"]
 class Hardware(Section):
     """How the machine is used. What is not the default here enters the key of what it rounds otherwise.
 
-    precision: of the UNet in generation, fine-tuning and perturbation (automatic mixed precision: weights, adapters and AdamW's state
-    stay float32); attacks are always in float32, which SecMI needs. checkpointing: of gradients, less memory for more time. attention:
-    torch's backend, where it can be used, else its plain one; `auto`: torch chooses. optimizer: `adamw8bit` is that of bitsandbytes.
-    offload: models that are asked wait in the computer's memory, part by part, and not in the GPU's. workers: processes of
+    precision: of generation, and of the UNet in fine-tuning and perturbation (automatic mixed precision: weights, adapters and AdamW's
+    state stay float32); attacks are always in float32, which SecMI needs. checkpointing: of gradients, less memory for more time.
+    attention: torch's backend, where it can be used, else its plain one; `auto`: torch chooses. optimizer: `adamw8bit` is that of
+    bitsandbytes. offload: models that are asked wait in the computer's memory, part by part, and not in the GPU's. workers: processes of
     `--executor local`; None: one for each GPU, else for each core.
     """
 

@@ -8,16 +8,17 @@ from s2llib.attacks import TITLES
 from s2llib.data.domain import MEMBER, NONMEMBER
 from s2llib.params import Params, Statistics
 from s2llib.report.extraction import BEYOND, FALSE, extraction_table
-from s2llib.report.membership import change, level, membership_table, printed_membership
+from s2llib.report.membership import change, level, membership_table, moved, printed_membership
 from s2llib.stages.audit import AFTER, DEFENDED, EVIDENCE, Verdict
 from s2llib.study import PRETRAINED, Study
 
-__all__ = ["AUDIT_NOTE", "audit_extraction_table", "audit_report", "audit_table", "conclusion", "gallery", "trials_line"]
+__all__ = ["AUDIT_NOTE", "audit_extraction_table", "audit_report", "audit_table", "conclusion", "gallery", "headline", "trials_line"]
 
 AUDIT_NOTE = (
     "Value [95 % interval] (paired change against the model as it is [interval]); hierarchical bootstrap over domains, then images."
     " TPR@1%FPR is computed on scores pooled over domains where a domain has fewer than 100 non-members. blind: a classifier on image"
-    " features that never queries the model. Only the attack that was named beforehand has a say in the verdict."
+    " features that never queries the model. An AUC below 0.5 is leakage with the other sign, or another difference. Only the"
+    " attack that was named beforehand has a say in the verdict."
 )
 
 
@@ -67,30 +68,51 @@ def _grounds(found: Verdict, table: pd.DataFrame) -> str:
     )
 
 
+def _separates(table: pd.DataFrame) -> bool:
+    """Whether a classifier that never asks the model tells suspected images from the others."""
+    return _row(table, "no model", "blind")["low"] > 0.5
+
+
+def headline(found: Verdict, table: pd.DataFrame) -> str:
+    """The verdict in a few words: a difference that style may explain is not called membership."""
+    if found.says == EVIDENCE and _separates(table):
+        return "A difference, which style may explain"
+    return found.says.capitalize()
+
+
 def _limits(found: Verdict, table: pd.DataFrame) -> str:
     """What the verdict does not say."""
+    auc = _row(table, PRETRAINED, found.attack)
+    if auc["high"] < 0.5:
+        return (
+            "The AUC lies below 0.5: the attack tells the two apart with the other sign, which is leakage of some kind or another"
+            " difference between the images, and not what the verdict asks for."
+        )
     if found.says == EVIDENCE:
         tpr = _row(table, PRETRAINED, found.attack, "TPR@1%FPR")
         return (
             "This speaks of the images as a whole, not of any one of them: at a false-positive rate of 1 % the attack finds"
             f" {100 * tpr['value']:.1f} % [{100 * tpr['low']:.1f}, {100 * tpr['high']:.1f}] of the suspected images."
         )
-    high = _row(table, PRETRAINED, found.attack)["high"]
-    return f"That is no proof of absence: with so many images an AUC of up to {high:.3f} remains possible."
+    return f"That is no proof of absence: with so many images an AUC of up to {auc['high']:.3f} remains possible."
 
 
 def _blind(found: Verdict, table: pd.DataFrame) -> str:
     """What the blind baseline means for the verdict."""
-    blind = _row(table, "no model", "blind")
-    if blind["low"] > 0.5:
+    blind = level(_row(table, "no model", "blind"))
+    if not _separates(table):
         return (
-            f"**Warning:** a classifier that never asks the model tells the two kinds of images apart as well (blind AUC {level(blind)}),"
-            " so what the attack reads may be style and not membership; the verdict needs non-members from the suspected images' own"
-            " source."
+            f"A classifier on simple image features that never asks the model does not tell them apart beyond its interval (blind AUC"
+            f" {blind}); differences up to that interval's end, and such that it cannot see, are not excluded."
         )
+    means = (
+        "so what the attack reads may be style and not membership"
+        if found.says == EVIDENCE
+        else "so the two kinds differ in style, which may hide membership as well as feign it"
+    )
     return (
-        f"A classifier on simple image features that never asks the model does not tell them apart beyond its interval (blind AUC"
-        f" {level(blind)}); differences that it cannot see are not excluded."
+        f"**Warning:** a classifier that never asks the model tells the two kinds of images apart (blind AUC {blind}), {means}; a sound"
+        " verdict needs non-members from the suspected images' own source."
     )
 
 
@@ -107,8 +129,7 @@ def _changed(found: Verdict, table: pd.DataFrame) -> str:
     parts = []
     for method in (AFTER, DEFENDED):
         row = _row(table, method, found.attack)
-        moved = "rises" if row["delta_low"] > 0 else "falls" if row["delta_high"] < 0 else "does not move beyond its interval"
-        parts.append(f"{method} it {moved} ({change(row)})")
+        parts.append(f"{method} it {moved(row)} ({change(row)})")
     domains = int(_row(table, AFTER, found.attack)["domains"])
     return f"On {domains} domain{'' if domains == 1 else 's'} the AUC was measured again: {'; '.join(parts)}."
 
@@ -116,16 +137,18 @@ def _changed(found: Verdict, table: pd.DataFrame) -> str:
 def conclusion(found: Verdict, table: pd.DataFrame, changes: pd.DataFrame, extraction: pd.DataFrame) -> str:
     """The audit in one paragraph of Markdown. table: of the model as it is; changes: on the domains where it was fine-tuned."""
     sentences = [_grounds(found, table), _limits(found, table), _blind(found, table), _extracted(extraction), _changed(found, changes)]
-    return f"**{found.says.capitalize()}.** {' '.join(sentences)}"
+    return f"**{headline(found, table)}.** {' '.join(sentences)}"
 
 
-def trials_line(seen: pd.DataFrame, unseen: pd.DataFrame, attack: str) -> str:
-    """How often the verdict was right where the truth is known, in one Markdown sentence."""
+def trials_line(seen: pd.DataFrame, unseen: pd.DataFrame, attack: str, stranger: bool) -> str:
+    """How often the verdict was right where the truth is known, in Markdown. stranger: `unseen` are the same images, another model."""
+    how = "the same images were asked of a model of another world" if stranger else "non-members were suspected"
     first = seen.iloc[0]
     return (
         f"{TITLES[attack]}, {first['images']} suspected images and {first['nonmembers']} non-members of {first['domains']} people:"
         f" **{seen['right'].sum()} of {len(seen)}** trials find evidence where the images were trained on, and"
-        f" **{unseen['right'].sum()} of {len(unseen)}** find none where the model never saw them."
+        f" **{unseen['right'].sum()} of {len(unseen)}** find none where the model never saw them ({how}). Trials draw from one model's"
+        " images, so they are not independent."
     )
 
 

@@ -20,6 +20,7 @@ from s2llib.stages.mixsyn import Row
 __all__ = ["AFTER", "DEFENDED", "EVIDENCE", "NO_EVIDENCE", "AuditStage", "Verdict", "verdict"]
 
 AFTER, DEFENDED = "after S2L", "after S2L on MixSyn's set"
+AUDIT_VERSION = 1  # raised when verdict or trials come out otherwise: they are not stored
 EVIDENCE, NO_EVIDENCE = "evidence of membership", "no evidence"
 
 
@@ -43,8 +44,13 @@ class Verdict:
 def verdict(members: list[np.ndarray], nonmembers: list[np.ndarray], p: Audit, seed: int) -> Verdict:
     """The verdict on scores of suspected images and of non-members, one array for each domain.
 
-    Raises ParamsError where there are too few images for any evidence to reach the level.
+    Raises ParamsError where there are too few images for any evidence to reach the level, or where a score is no number.
     """
+    if lost := sum(int((~np.isfinite(x)).sum()) for x in [*members, *nonmembers]):
+        raise ParamsError(
+            f"{p.attack} gives {lost} image{'' if lost == 1 else 's'} a score that is no number, so that there is no verdict; look at those"
+            " images and at the model's weights."
+        )
     sizes = [(len(a), len(b)) for a, b in zip(members, nonmembers, strict=True)]
     if reason := _too_few(sizes, p):
         raise ParamsError(reason)
@@ -142,19 +148,31 @@ class AuditStage:
         each = self.params.audit.trial_images // self.params.audit.trial_domains
         return [d.name for d in self.domains if len(d.members) >= each and len(d.nonmembers) >= 2 * each]
 
+    def stranger(self) -> "AuditStage | None":
+        """The study of the same images under a model of another world, which never saw them (audit.stranger)."""
+        from s2llib.study import other_base
+
+        if not self.params.audit.stranger:
+            return None
+        elsewhere = self.variant({"base.path": None, "base.hub": None} | self.params.audit.stranger)
+        return self.variant(other_base(str(elsewhere.base_folder)))
+
     def audit_trials(self, seen: bool) -> pd.DataFrame:
         """Audits of people and images drawn anew by each seed; columns trial, domains, images, nonmembers, auc, p, verdict, right.
 
-        seen: the suspected images are members; else they are non-members too, which the model never saw. Raises ParamsError (`no_trials`).
+        seen: the suspected images are members of the audited model. Else the model never saw them: they are asked of `stranger`, or are
+        non-members too where there is none. Trials share one model and its images: they are not independent. Raises ParamsError
+        (`no_trials`).
         """
         if reason := self.no_trials():
             raise ParamsError(reason)
-        p, found, rows = self.params.audit, self._of_attack(), []
+        p, rows, stranger = self.params.audit, [], None if seen else self.stranger()
+        found = (stranger or self)._of_attack()
         each = p.trial_images // p.trial_domains
         for trial in range(p.trials):
             rng = np.random.default_rng([self.params.seed, trial, seen])
             people = rng.choice(self._trial_people(), p.trial_domains, replace=False)
-            draws = [_draw(found[name], each, seen, rng) for name in people]
+            draws = [_draw(found[name], each, seen or stranger is not None, rng) for name in people]
             result = verdict([a for a, _ in draws], [b for _, b in draws], p, seed=trial)
             row = {"trial": trial, "domains": result.domains, "images": result.members, "nonmembers": result.nonmembers}
             right = result.says == (EVIDENCE if seen else NO_EVIDENCE)
@@ -162,8 +180,8 @@ class AuditStage:
         return pd.DataFrame(rows)
 
 
-def _draw(splits: dict[str, np.ndarray], count: int, seen: bool, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of so many suspected images and of as many others of one person, none in both."""
+def _draw(splits: dict[str, np.ndarray], count: int, members: bool, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of so many suspected images (members, or non-members too) and of as many others of one person, none in both."""
     others = rng.permutation(splits[NONMEMBER])
-    suspected = rng.permutation(splits[MEMBER])[:count] if seen else others[count : 2 * count]
+    suspected = rng.permutation(splits[MEMBER])[:count] if members else others[count : 2 * count]
     return suspected, others[:count]

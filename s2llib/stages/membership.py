@@ -140,7 +140,7 @@ class MembershipStage:
         features: dict = {}
         for domain in track(self.domains, "blind baseline"):
             for split, photos in {"member": domain.members, "nonmember": domain.nonmembers, **domain.shifted}.items():
-                seen = [image_features(photos.pixels(self.image_size))]
+                seen = [np.concatenate([image_features(x) for x in photos.batches(self.image_size, self.params.attacks.batch)])]
                 if self.params.attacks.caption:  # what the attacks see, the baseline sees
                     seen.append(caption_features(photos.captions))
                 features.setdefault(split, []).append((domain.name, np.concatenate(seen, axis=1)))
