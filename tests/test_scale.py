@@ -143,7 +143,7 @@ def test_workers_on_another_kind_of_device_are_refused(tmp_path):
     assert scale._device("cpu") == "cpu"
 
 
-def test_a_worker_forgets_that_an_earlier_run_was_fresh(study, monkeypatch):
+def test_a_worker_forgets_that_an_earlier_run_was_fresh(study, monkeypatch, one_thread):
     monkeypatch.setenv(FRESH, "1e18")
     domain, params = study.domains[0], study.params.model_dump()
     monkeypatch.setattr(Study, "sp_set", lambda *_: None)
