@@ -12,6 +12,7 @@ from s2llib.data.folders import read_folder, write_folder
 from s2llib.loop import generator
 from s2llib.models.hardware import autocast, computes_on, halved
 from s2llib.params import SP
+from s2llib.progress import track
 
 __all__ = ["SAMPLES_VERSION", "SP_VERSION", "draw", "draw_prompts", "read_generated", "sample", "write_generated"]
 
@@ -34,7 +35,9 @@ def draw(
     batch: int = 64, precision: str = "float32",
 ) -> np.ndarray:  # fmt: skip
     """One image per prompt: [n, h, w, 3] uint8. noise: image i's own generator, made anew where a smaller batch is tried."""
-    images = []
+    images, many = [], len(prompts) > batch
+    shown = iter(track(range(len(prompts)), "images")) if many else iter(())
+    next(shown, None)
     while (start := sum(map(len, images))) < len(prompts):
         chunk = prompts[start : start + batch]
         try:
@@ -51,6 +54,8 @@ def draw(
             batch = halved(len(chunk), error)
             continue
         images.append((drawn * 255).round().astype(np.uint8))
+        for _ in chunk:
+            next(shown, None)
     return np.concatenate(images)
 
 

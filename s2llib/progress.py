@@ -12,6 +12,7 @@ __all__ = ["PROGRESS_FILE", "track"]
 
 PROGRESS_FILE = "S2L_PROGRESS"  # the runner names a file here and shows what stands in it
 Item = TypeVar("Item")
+_under_way: list[dict] = []  # loops within loops, the outermost first
 
 
 def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
@@ -22,19 +23,24 @@ def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterato
         yield from tqdm(items, desc=what, total=total, leave=False)
         return
     start = shown = time.monotonic()
-    for done, item in enumerate(items):
-        now = time.monotonic()
-        if done == 0 or now - shown > 0.5:
-            left = (now - start) / done * (total - done) if done else None
-            _write(status, {"what": what, "done": done, "total": total, "left": left})
-            shown = now
-        yield item
-    _write(status, {})
+    mine = {"what": what, "done": 0, "total": total, "left": None}
+    _under_way.append(mine)
+    try:
+        for done, item in enumerate(items):
+            now = time.monotonic()
+            if done == 0 or now - shown > 0.5:
+                mine |= {"done": done, "left": (now - start) / done * (total - done) if done else None}
+                _write(status)
+                shown = now
+            yield item
+    finally:  # an error or a loop that is left early ends it too
+        _under_way.remove(mine)
+        _write(status)
 
 
-def _write(status: str, content: dict) -> None:
+def _write(status: str) -> None:
     try:
         with open(status, "w") as file:
-            json.dump(content, file)
+            json.dump(_under_way, file)
     except OSError:
         pass  # a lost progress line must never stop a run

@@ -15,13 +15,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # notebook: why it cannot run on a study's model and images; empty if it can
-REFUSALS = {"07": lambda study: study.no_blackbox(), "09": lambda study: study.no_audit()}
+REFUSALS = {"07": lambda study: study.no_blackbox(), "08": lambda study: study.no_defense(), "09": lambda study: study.no_audit()}
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="./run_all.sh", description="Run the study and write its tables and figures to figures/PROFILE/.")
     p.add_argument("--profile", default=os.environ.get("S2L_PROFILE") or "lab", help="a file of params/ without its ending (default: lab)")
-    p.add_argument("--only", action="append", metavar="NN", help="run this notebook alone, such as 03 (may be repeated)")
+    p.add_argument("--only", action="append", metavar="NN", help="run this notebook alone, such as 03 (may be repeated; profile audit: 09)")
     p.add_argument("--from", dest="start", metavar="NN", help="start at this notebook")
     p.add_argument("--fresh", action="store_true", help="make everything again, finished work too")
     p.add_argument(
@@ -116,8 +116,8 @@ class Status:
         left = self.expected - spent if self.expected and self.expected > spent else None
         try:
             work = json.loads(self.file.read_text())
-            parts.append(f"{work['what']} {work['done']}/{work['total']}")
-            left = max(left or 0, work["left"]) if work["left"] else left
+            parts += [f"{each['what']} {each['done']}/{each['total']}" for each in work]
+            left = max([left or 0, *(each["left"] or 0 for each in work)]) or None
         except (OSError, ValueError, KeyError):
             pass
         return " · ".join([*parts, f"{clock(spent)} spent", f"about {clock(left)} left" if left else "time left unknown"])
@@ -220,13 +220,14 @@ def run(args: argparse.Namespace) -> int:
     from s2llib.study import Study
 
     changed = overrides(args.set)
-    notebooks = selected(args.only, args.start)
+    only = args.only or (["09"] if args.profile == "audit" and not args.start else None)
+    notebooks = selected(only, args.start)
     study = Study.from_profile(args.profile, changed)
     if args.executor:
         os.environ[EXECUTOR] = args.executor
     check_executor(study)
     refusals = {path: reason for path in notebooks if path.name[:2] in REFUSALS and (reason := REFUSALS[path.name[:2]](study))}
-    if refusals and args.only:
+    if refusals and only:
         raise ParamsError(next(iter(refusals.values())))
     if study.params.world.kind == "folder":  # a large model: hours or weeks
         from s2llib.estimate import estimate

@@ -168,8 +168,8 @@ class Study(MembershipStage, ExtractionStage, PriorStage, ZeroPriorStage, BlackB
 
     @property
     def base_name(self) -> str:
-        """What the base model is called: its folder's name, or `trained here`."""
-        return self.base_folder.name if not self.params.trains_base else "trained here"
+        """What the base model is called: its name on the hub, its folder's, or `trained here`."""
+        return "trained here" if self.params.trains_base else self.params.base.hub or self.base_folder.name
 
     @cached_property
     def base(self):

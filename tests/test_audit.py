@@ -1,6 +1,7 @@
 """The audit: its verdict, how often that is right, and a conclusion that claims no more than the intervals allow."""
 
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,7 @@ from s2llib import ParamsError, Study
 from s2llib.metrics.permutation import permutation_test, smallest_p
 from s2llib.metrics.roc import auc
 from s2llib.params import Audit, load_params
-from s2llib.report.audit import audit_extraction_table, audit_report, audit_table, conclusion, gallery, trials_line
+from s2llib.report.audit import BEYOND_BLIND, audit_extraction_table, audit_report, audit_table, conclusion, gallery, trials_line
 from s2llib.stages.audit import AFTER, DEFENDED, EVIDENCE, NO_EVIDENCE, Verdict, _draw, verdict
 from s2llib.study import PRETRAINED
 
@@ -160,6 +161,26 @@ def test_no_image_is_suspected_and_not(members):
     assert set(others) <= set(splits["nonmember"])
 
 
+def test_the_reported_profiles_ask_a_stranger_only_where_it_is_one():
+    assert load_params("lab-full").audit.stranger == {"seed": 7, "world.seed": 77}
+    assert [load_params(name).audit.stranger for name in ("lab", "olivetti", "calibration", "tiny")] == [None] * 4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"audit.stranger": {"seed": 3}}, "audit.stranger keeps world.seed"),
+        (
+            {"audit.stranger": {"world.seed": 6}, "world.kind": "olivetti", "base.path": None},
+            "a world of kind 'olivetti' has the same people",
+        ),
+    ],
+)
+def test_a_stranger_that_would_know_the_people_is_refused(change, message, audited):
+    with pytest.raises(ParamsError, match=message):
+        audited[0].variant(change).check_audit()
+
+
 def test_a_stranger_is_asked_about_the_same_images(audited, monkeypatch):
     study = audited[0].variant({"audit.stranger": {"world.seed": 5}, "audit.level": 0.1})
     sides = {name: {"member": np.arange(20.0) + 100, "nonmember": np.arange(20.0)} for name in study._of_attack()}
@@ -185,13 +206,14 @@ def test_a_stranger_is_the_model_of_another_world(audited, pipeline_folder, monk
 # what the conclusion says
 
 
-def told(blind, auc_row, found, moved=(0.0, -0.1, 0.1), matched=(0.0, 0.0, 0.0)):
+def told(blind, auc_row, found, moved=(0.0, -0.1, 0.1), matched=(0.0, 0.0, 0.0), beyond=(0.2, 0.1, 0.3)):
     row = {"protocol": "iid", "domains": 2, "seeds": "1"}
     levels = lambda values: dict(zip(("value", "low", "high"), values, strict=True))  # noqa: E731
     table = pd.DataFrame(
         [
             row | {"method": PRETRAINED, "attack": "sima", "metric": "AUC"} | levels(auc_row),
             row | {"method": PRETRAINED, "attack": "sima", "metric": "TPR@1%FPR"} | levels((0.1, 0.05, 0.2)),
+            row | {"method": PRETRAINED, "attack": "sima", "metric": BEYOND_BLIND} | levels(beyond),
             row | {"method": "no model", "attack": "blind", "metric": "AUC"} | levels(blind),
         ]
     )
@@ -206,7 +228,7 @@ def told(blind, auc_row, found, moved=(0.0, -0.1, 0.1), matched=(0.0, 0.0, 0.0))
     return conclusion(found, table, changes, extraction)
 
 
-STRONG = Verdict("sima", 0.7, 0.0001, 0.01, 64, 64, 2)
+STRONG = Verdict("sima", 0.7, 0.0001, 0.01, 128, 128, 2)
 WEAK = Verdict("sima", 0.52, 0.3, 0.01, 64, 64, 2)
 
 
@@ -234,6 +256,42 @@ def test_evidence_that_style_would_explain_comes_with_a_warning():
     hidden = told((0.9, 0.8, 0.95), (0.52, 0.45, 0.6), WEAK)
     assert hidden.startswith("**No evidence.**")
     assert "which may hide membership as well as feign it" in hidden
+
+
+def test_a_classifier_too_weak_to_judge_does_not_clear_the_style():
+    """Its interval holds 0.5, but so does that of the attack's lead over it hold 0."""
+    text = told((0.65, 0.45, 0.85), (0.7, 0.6, 0.8), STRONG, beyond=(0.05, -0.15, 0.25))
+    assert text.startswith("**A difference, which style may explain.**")
+    assert "the attack is not shown to tell more than it, so style is not excluded (+0.050 [-0.150, +0.250])" in text
+
+
+def test_evidence_in_unlike_domains_is_not_said_of_others():
+    text = told((0.5, 0.4, 0.6), (0.68, 0.45, 0.8), STRONG)
+    assert text.startswith("**Evidence of membership in these domains alone.**")
+    assert "holds 0.5: of other domains this says nothing" in text
+
+
+def test_too_few_nonmembers_show_no_rate_of_one_percent():
+    text = told((0.5, 0.4, 0.6), (0.7, 0.6, 0.8), replace(STRONG, nonmembers=64))
+    assert "64 non-members are too few for a false-positive rate of 1 %" in text
+    assert "the attack finds" not in text
+
+
+def test_the_lead_over_the_blind_classifier_is_a_paired_difference(audited):
+    study, table, *_ = audited
+    rows = table.set_index(["method", "attack", "metric"])["value"]
+    for attack in study.params.attacks.names:
+        expected = rows[PRETRAINED, attack, "AUC"] - rows["no model", "blind", "AUC"]
+        assert rows[PRETRAINED, attack, BEYOND_BLIND] == pytest.approx(expected)
+    scores, blind = study.membership([PRETRAINED]), study.blind()
+    same = blind[blind["against"] == "nonmember"].assign(attack="sima", method=PRETRAINED, seed=0)
+    same["image"] = same.groupby(["domain", "split"]).cumcount()
+    row = (
+        audit_table(same[scores.columns.intersection(same.columns)], blind, study.params.statistics)
+        .query("metric == @BEYOND_BLIND")
+        .iloc[0]
+    )
+    assert (row["value"], row["low"], row["high"]) == (0, 0, 0), "an attack that reads what the classifier does leads by nothing"
 
 
 def test_the_other_sign_is_named_and_is_no_evidence():

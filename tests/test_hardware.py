@@ -150,6 +150,9 @@ def test_every_attention_backend_gives_the_same_predictions(pipeline, backend):
     expected = denoiser.eps(z, t, c)
     try:
         use_attention(backend)
+        cuda = torch.backends.cuda
+        allowed = {"flash": cuda.flash_sdp_enabled(), "efficient": cuda.mem_efficient_sdp_enabled(), "math": cuda.math_sdp_enabled()}
+        assert {name for name, flag in allowed.items() if flag} == {"math"} | ({"flash", "efficient"} if backend == "auto" else {backend})
         torch.testing.assert_close(denoiser.eps(z, t, c), expected, rtol=1e-3, atol=1e-4)
     finally:
         use_attention("auto")

@@ -172,6 +172,31 @@ def test_the_images_are_perturbed_alike_in_groups_of_any_size(pipeline_folder, i
     assert all((x != y).any() for x, y in zip(found[0], images, strict=True)), "every image"
 
 
+def test_a_group_that_does_not_fit_in_memory_is_halved(pipeline_folder, images, monkeypatch):
+    def short(denoiser, x, *rest):
+        if len(x) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return denoising_errors(denoiser, x, *rest)
+
+    ball = {"rounds": 1, "steps": 2, "seed": 0, **BALL}
+    expected = fsmg(surrogate_of(pipeline_folder), images, **(ball | {"group": 1}))
+    monkeypatch.setattr("s2llib.defenses.perturbation.denoising_errors", short)
+    assert torch.equal(fsmg(surrogate_of(pipeline_folder), images, **(ball | {"group": 3})), expected)
+
+
+def test_of_many_images_the_surrogate_encodes_those_it_sees(pipeline_folder, images):
+    found, encoded = [], []
+    for batch in (128, 2):
+        surrogate = surrogate_of(pipeline_folder)
+        surrogate.denoiser.batch = batch
+        hook = surrogate.denoiser.pipeline.vae.encoder.register_forward_hook(lambda _m, inputs, _o: encoded.append(len(inputs[0])))
+        found.append(surrogate.train(to_signed(images), 1, 0, 0))
+        hook.remove()
+    np.testing.assert_allclose(*found, rtol=1e-4)
+    assert encoded[0] == len(images)
+    assert sum(encoded[1:]) == surrogate.p.batch < len(images)
+
+
 def test_the_surrogates_batches_walk_through_all_images_and_never_restart():
     order = torch.cat([walk(5, 2, step, 0) for step in range(10)])
     assert order.bincount().tolist() == [4] * 5
@@ -749,8 +774,6 @@ def test_a_paper_value_stands_only_beside_the_papers_ratio(study):
         ({"mixsyn.parts": ["unet"]}, "mixsyn.parts: unknown method 'unet'"),
         ({"mixsyn.judged_method": "lora"}, "mixsyn.judged_method is 'lora'; it must be one of dreambooth, end_to_end"),
         ({"mixsyn.attacks": ["secmi", "loss"], "attacks.names": ["secmi"]}, "mixsyn.attacks names 'loss', which attacks.names lacks"),
-        ({"mixsyn.clip": "/no/such/clip"}, "mixsyn.clip: there is no folder /no/such/clip"),
-        ({"mixsyn.clip": "models/clip"}, "mixsyn.clip: there is no folder models/clip"),
         ({"mixsyn.mixup_i": 0}, "mixsyn.mixup_i is 0; it must be greater than 0"),
         ({"mixsyn.perturbation.radius": 0.005}, r"radius is 0.005, less than one grey level \(0.0078\), and would be rounded away"),
         (
@@ -777,6 +800,12 @@ def test_without_a_clip_model_quality_is_refused_before_anything_is_made(pipelin
     ):
         study.mixsyn_quality(study.mixsyn_rows(1))
     assert not (tmp_path / "artifacts").exists()
+
+
+@pytest.mark.parametrize("clip", ["/no/such/clip", "models/clip"])
+def test_a_clip_folder_that_is_missing_stops_the_defence_alone(clip, tmp_path):
+    study = Study.from_profile("tiny", {"mixsyn.clip": clip}, root=tmp_path / "artifacts")
+    assert study.no_defense() == f"mixsyn.clip: there is no folder {clip}; save a CLIP model there, or name one on the hub."
 
 
 def test_public_photographs_are_left_out_where_there_are_none(study):

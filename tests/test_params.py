@@ -78,6 +78,15 @@ def test_a_world_that_the_base_model_was_not_trained_on_is_refused(tmp_path):
     assert not (tmp_path / "artifacts").exists()
 
 
+def test_a_model_with_a_world_of_its_own_is_audited_with_ones_own_folders(tmp_path):
+    rng = np.random.default_rng(0)
+    for side in ("in", "out"):
+        (tmp_path / side).mkdir()
+        Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / side / "0.png")
+    given = {"base.path": "models/lab", "world.folders.member": str(tmp_path / "in"), "world.folders.nonmember": str(tmp_path / "out")}
+    assert Study.from_profile("audit", given, root=tmp_path / "artifacts").base_name == "lab"
+
+
 def test_a_hub_model_takes_the_place_of_the_profiles_folder():
     assert load_params("lab", {"base.hub": "someone/model"}).base.path is None
 

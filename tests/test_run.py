@@ -1,6 +1,7 @@
 """The headless runner, as a user calls it."""
 
 import contextlib
+import json
 import os
 import random
 import re
@@ -10,10 +11,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 from s2llib import Study, run
+from s2llib.progress import track
 
 ROOT = Path(__file__).resolve().parent.parent
 FAST = ["--profile", "tiny", "--set", "finetune.methods=[dreambooth]", "--set", "base.unet.epochs=10"]
@@ -130,6 +134,38 @@ def test_another_seed_gives_other_tables_and_a_lost_figure_is_made_again(finishe
         (["--profile", "tiny", "--only", "07", "--set", "blackbox.captioner=/nowhere"], "/nowhere is no BLIP model with .safetensors"),
     ],
 )
+def test_the_line_of_progress_shows_loops_within_loops(tmp_path, monkeypatch):
+    status = run.Status("[1/1] 01", 3, None)
+    monkeypatch.setenv("S2L_PROGRESS", str(status.file))
+    for _ in track(range(2), "SP sets"):
+        for _ in track(range(5), "images"):
+            assert "SP sets 0/2 · images 0/5" in status.line()
+            break
+        break
+    assert json.loads(status.file.read_text()) == [], "a loop that is left early ends too"
+    status.file.unlink()
+
+
+def test_a_model_and_two_folders_of_images_become_a_report(tmp_path, pipeline_folder):
+    """The audit as a user calls it, in half precision, with fewer images and steps."""
+    rng = np.random.default_rng(0)
+    for side in ("suspected", "others"):
+        (tmp_path / side / "zoe").mkdir(parents=True)
+        for i in range(8):
+            Image.fromarray(rng.integers(0, 255, (70 + i, 64, 3), dtype=np.uint8)).save(tmp_path / side / "zoe" / f"{i}.png")
+    few = {"sp.images": 4, "sp.steps": 2, "finetune.lora.steps": 2, "finetune.lora.batch": 2, "finetune.lora.rank": 4}
+    few |= {"finetune.lora.warmup": 0, "extraction.images": 4, "mixsyn.perturbation.rounds": 1, "statistics.bootstrap": 200}
+    few |= {"base.path": pipeline_folder, "world.folders.member": tmp_path / "suspected", "world.folders.nonmember": tmp_path / "others"}
+    done = call(tmp_path, "--profile", "audit", *(part for key, value in few.items() for part in ("--set", f"{key}={value}")))
+    assert done.returncode == 0, done.stderr
+    assert "ms an evaluation of the UNet" in done.stderr, "the estimate comes first"
+    assert re.findall(r"^(\d\d)_\S+ +made", done.stdout, re.MULTILINE) == ["09"]
+    report = (tmp_path / "figures" / "audit" / "audit_report.md").read_text()
+    assert "8 suspected images against 8 non-members of the same domain" in report
+    executed = (tmp_path / "artifacts" / "runs" / "audit" / "09_audit_your_model.ipynb").read_text()
+    assert "No trials here. Whether the suspected images are members is what is asked here" in executed
+
+
 def test_bad_input_stops_with_one_sentence_and_a_failing_exit_code(tmp_path, arguments, message):
     done = call(tmp_path, *arguments)
     assert done.returncode == 2

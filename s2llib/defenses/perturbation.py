@@ -11,7 +11,9 @@ from s2llib.defenses.surrogate import Surrogate
 from s2llib.finetune.recipe import noised
 from s2llib.loop import generator
 from s2llib.models.denoiser import Denoiser
+from s2llib.models.hardware import in_batches
 from s2llib.params import ParamsError
+from s2llib.progress import track
 from s2llib.store import number
 
 __all__ = ["ascend", "aspl", "denoising_errors", "fsmg", "gaussian", "pgd", "project", "to_8bit", "to_signed"]
@@ -82,22 +84,25 @@ def _draws(denoiser: Denoiser, n: int, draws: int, seed: int, step: int) -> tupl
 
 def pgd(
     denoiser: Denoiser, x: Tensor, clean: Tensor, c: Tensor, *, steps: int, step: float, radius: float, norm: str, draws: int, group: int,
-    seed: int,
+    seed: int, what: str = "PGD",
 ) -> Tensor:  # fmt: skip
     """Projected gradient ascent on the denoising loss at random timesteps (Madry et al. 2018), from x, around the clean images.
 
-    x, clean: [n, 3, h, w] in [-1, 1]; c: [1, tokens, dim]. Every step takes all images, `group` at a time. Returns pixels like x.
-    Costs steps x draws UNet evaluations per image, forwards and backwards.
+    x, clean: [n, 3, h, w] in [-1, 1], which may lie in the computer's memory; c: [1, tokens, dim]. Every step takes all images, `group`
+    at a time, fewer where memory does not suffice. Returns pixels like x. Costs steps x draws UNet evaluations per image, forwards and
+    backwards.
     """
     _check_range(clean)
-    for i in range(steps):
+
+    def climbed(x: Tensor, clean: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        part = x.to(denoiser.device, copy=True).requires_grad_(True)
+        loss = denoising_errors(denoiser, part, c, t.T, noise.transpose(0, 1)).sum()
+        gradient = torch.autograd.grad(loss, part)[0]
+        return project(ascend(part.detach(), gradient, step, norm), clean.to(denoiser.device), radius, norm).to(x.device)
+
+    for i in track(range(steps), what):
         t, noise = _draws(denoiser, len(x), draws, seed, i)
-        gradients = []
-        for some in torch.arange(len(x)).split(group):
-            part = x[some].detach().requires_grad_(True)
-            loss = denoising_errors(denoiser, part, c, t[:, some], noise[:, some]).sum()
-            gradients.append(torch.autograd.grad(loss, part)[0])
-        x = project(ascend(x, torch.cat(gradients), step, norm), clean, radius, norm)
+        x, group = in_batches(climbed, (x, clean, t.T, noise.transpose(0, 1)), group)
     return x
 
 
@@ -107,9 +112,9 @@ def fsmg(surrogate: Surrogate, images: Tensor, *, rounds: int, steps: int, seed:
     Anti-DreamBooth first trains the surrogate on further images of the person; here it is the model that is handed in.
     images: [n, 3, h, w] uint8, and so is the result. rounds x steps of ascent; ball: radius, norm, step, draws, group of `pgd`.
     """
-    clean = to_signed(images).to(surrogate.denoiser.device)
+    clean = to_signed(images)
     x = pgd(surrogate.denoiser, clean, clean, surrogate.condition(), steps=rounds * steps, seed=seed, **ball)
-    return to_8bit(x.cpu(), images)
+    return to_8bit(x, images)
 
 
 def aspl(
@@ -121,15 +126,15 @@ def aspl(
     f trains on the perturbed images. Anti-DreamBooth's clean images are further ones of the person; here they are the images that are
     protected, of which there are no others. images: [n, 3, h, w] uint8, and so is the result; ball: as `fsmg`.
     """
-    clean = to_signed(images).to(surrogate.denoiser.device)
+    clean = to_signed(images)
     x, stream = clean, lambda i, what: number(f"{seed}/{i}/{what}")
-    for i in range(rounds):
+    for i in track(range(rounds), "perturbation"):
         f = surrogate.state()
         surrogate.train(clean, clean_steps, i, stream(i, "clean"))
         x = pgd(surrogate.denoiser, x, clean, surrogate.condition(), steps=steps, seed=stream(i, "pgd"), **ball)
         surrogate.restore(f)
         surrogate.train(x, perturbed_steps, i, stream(i, "perturbed"))
-    return to_8bit(x.cpu(), images)
+    return to_8bit(x, images)
 
 
 def gaussian(images: Tensor, perturbed: Tensor, seed: int) -> Tensor:

@@ -64,15 +64,18 @@ class Surrogate:
     def train(self, x: Tensor, steps: int, turn: int, seed: int) -> list[float]:
         """So many steps of denoising on images x [n, 3, h, w] in [-1, 1]; returns the losses.
 
-        turn: how many such trainings came before, so that the batches walk on through the images.
+        turn: how many such trainings came before, so that the batches walk on through the images. Of many images only those are encoded
+        that these steps see.
         """
         if steps == 0:
             return []
-        z = self.denoiser.encode((x + 1) / 2)
+        own = torch.stack([walk(len(x), self.p.batch, turn * steps + step, self.seed) for step in range(steps)])
+        seen = own.unique() if len(x) > self.denoiser.batch else torch.arange(len(x))
+        z, place = self.denoiser.encode((x[seen] + 1) / 2), torch.searchsorted(seen, own)
         sets = [(1.0, z, [self.prompt] * len(z))] + ([(self.p.prior_weight, *self.prior)] if self.prior else [])
 
         def loss(step: int, draw: torch.Generator) -> Tensor:
-            chosen = [walk(len(z), self.p.batch, turn * steps + step, self.seed) for _, z, _ in sets]
+            chosen = [place[step], *(walk(len(z), self.p.batch, turn * steps + step, self.seed) for _, z, _ in sets[1:])]
             return sum(weight * self._error(z[i], [texts[j] for j in i], draw) for (weight, z, texts), i in zip(sets, chosen, strict=True))
 
         self._trainable(True)

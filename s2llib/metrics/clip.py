@@ -18,7 +18,8 @@ def _own(judge: Path | str) -> bool:
 def _clip(judge: Path | str):
     from transformers import CLIPModel
 
-    return CLIPModel.from_pretrained(Path(judge) / "clip" if _own(judge) else judge, dtype=torch.float32, use_safetensors=True).eval()
+    given = {"dtype": torch.float32, "use_safetensors": True, "local_files_only": Path(judge).is_dir()}
+    return CLIPModel.from_pretrained(Path(judge) / "clip" if _own(judge) else judge, **given).eval()
 
 
 def _inputs(judge: Path | str, clip, pixels: Tensor) -> Tensor:
@@ -38,7 +39,7 @@ def retrieved(judge: Path | str, pixels: Tensor, truth: Tensor, prompts: list[st
     from transformers import CLIPTokenizer
 
     clip = _clip(judge)
-    tokenizer = CLIPTokenizer.from_pretrained(Path(judge) / "tokenizer" if _own(judge) else judge)
+    tokenizer = CLIPTokenizer.from_pretrained(Path(judge) / "tokenizer" if _own(judge) else judge, local_files_only=Path(judge).is_dir())
     length = clip.config.text_config.max_position_embeddings
     ids = tokenizer(prompts, padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
     chosen = [clip(input_ids=ids, pixel_values=_inputs(judge, clip, x)).logits_per_image.argmax(1) for x in pixels.split(256)]

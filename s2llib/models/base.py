@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +56,19 @@ def base_key(p: Params) -> str:
     folder = base_folder(p)
     if not folder:
         return digest([BASE_VERSION, _inputs(p)["unet"]])
-    parts = {part: folder_digest(folder / part) for part in (*PARTS, "clip") if (folder / part).is_dir()}
+    parts = {part: _content(folder / part) for part in (*PARTS, "clip") if (folder / part).is_dir()}
     return digest(parts | {"index": file_digest(folder / "model_index.json")})
+
+
+def _content(folder: Path) -> str:
+    """`folder_digest`, computed once as long as names, sizes and times stay: every variant of a study asks for it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return _digest_of(folder, tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+
+
+@lru_cache(maxsize=64)
+def _digest_of(folder: Path, _files: tuple) -> str:
+    return folder_digest(folder)
 
 
 def base_tokenizer(p: Params):
@@ -74,7 +86,7 @@ def base_tokenizer(p: Params):
 def check_world(p: Params, mend: str = "set retrain_base=true to train a base for this world") -> None:
     """Raises ParamsError if the base model says that it was trained on another world than the one that is attacked."""
     folder = base_folder(p)
-    if folder:
+    if folder and p.world.kind != "folder":  # one's own folders say for themselves who is suspected
         knob = "base.unet.people (extraction.people for extraction.base)"
         check_trained_on(folder, training_world(p, p.base.unet.people), knob, mend)
 

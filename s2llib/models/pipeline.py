@@ -88,7 +88,10 @@ def _check_weights(folder: Path, part: str) -> None:
             f" in them. {CONVERT.format(folder=folder)}"
         )
     if not weights:
-        raise ParamsError(f"base.path: {at} has no .safetensors weights; copy the model's folder again.")
+        raise ParamsError(
+            f"base.path: {at} has no .safetensors weights; copy the model's folder again"
+            " (pickled ones of a model on the hub are not fetched)."
+        )
     if not ((at / whole).is_file() or (at / f"{whole}.index.json").is_file()):
         raise ParamsError(f"base.path: {at} has {weights[0].name} but no {whole}, which is what is loaded; rename or copy it.")
     for index in at.glob("*.safetensors.index.json"):

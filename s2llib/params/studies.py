@@ -79,7 +79,7 @@ class Audit(Section):
     level: of its one-sided permutation test of membership within domains; permutations: how many. method, defense: what the model is
     shaken and defended with, on the first `domains` domains. trials: seeded audits of a model whose members are known, each of
     trial_images suspected images and as many non-members of trial_domains people. stranger: what to override for the base model of another
-    world, such as {seed: 7, world.seed: 77}, which is trained here and never saw the images; none: non-members are suspected instead.
+    world, such as {seed: 7, world.seed: 77}, which is trained here and never saw the images; null: non-members are suspected instead.
     """
 
     attack: ATTACK = "sima"
@@ -91,7 +91,7 @@ class Audit(Section):
     trials: Positive = 10
     trial_domains: Positive = 16
     trial_images: Positive = 256
-    stranger: dict[str, int] = {}
+    stranger: dict[str, int] | None = None
 
     @model_validator(mode="after")
     def _whole(self):

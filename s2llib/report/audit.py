@@ -6,19 +6,31 @@ from torch import Tensor
 
 from s2llib.attacks import TITLES
 from s2llib.data.domain import MEMBER, NONMEMBER
+from s2llib.metrics.bootstrap import POOL_BELOW
 from s2llib.params import Params, Statistics
 from s2llib.report.extraction import BEYOND, FALSE, extraction_table
-from s2llib.report.membership import change, level, membership_table, moved, printed_membership
+from s2llib.report.membership import Paired, change, collect, estimate_row, level, membership_table, moved, printed_membership
 from s2llib.stages.audit import AFTER, DEFENDED, EVIDENCE, Verdict
 from s2llib.study import PRETRAINED, Study
 
-__all__ = ["AUDIT_NOTE", "audit_extraction_table", "audit_report", "audit_table", "conclusion", "gallery", "headline", "trials_line"]
+__all__ = [
+    "AUDIT_NOTE",
+    "BEYOND_BLIND",
+    "audit_extraction_table",
+    "audit_report",
+    "audit_table",
+    "conclusion",
+    "gallery",
+    "headline",
+    "trials_line",
+]
 
+BEYOND_BLIND = "AUC beyond blind"
 AUDIT_NOTE = (
     "Value [95 % interval] (paired change against the model as it is [interval]); hierarchical bootstrap over domains, then images."
     " TPR@1%FPR is computed on scores pooled over domains where a domain has fewer than 100 non-members. blind: a classifier on image"
-    " features that never queries the model. An AUC below 0.5 is leakage with the other sign, or another difference. Only the"
-    " attack that was named beforehand has a say in the verdict."
+    " features that never queries the model; AUC beyond blind: an attack's AUC less the classifier's, on the same resamples. An AUC"
+    " below 0.5 is leakage with the other sign, or another difference. Only the attack that was named beforehand has a say in the verdict."
 )
 
 
@@ -26,8 +38,23 @@ def audit_table(scores: pd.DataFrame, blind: pd.DataFrame, p: Statistics) -> pd.
     """Tidy iid AUC and TPR@1%FPR of every attack, on the model as it is and after what was done to it, with the blind baseline."""
     blind = blind[(blind["against"] == NONMEMBER) & blind["domain"].isin(scores["domain"])]
     rows = membership_table(scores[scores["split"].isin([MEMBER, NONMEMBER])], blind, p)
-    rows = rows[~rows["method"].str.startswith("largest change")]
-    return rows.drop(columns=["paper", "mixsyn_table1"]).reset_index(drop=True)
+    rows = rows[~rows["method"].str.startswith("largest change")].drop(columns=["paper", "mixsyn_table1"])
+    return pd.concat([rows, pd.DataFrame(_beyond_blind(scores, blind, p))], ignore_index=True)
+
+
+def _beyond_blind(scores: pd.DataFrame, blind: pd.DataFrame, p: Statistics) -> list[dict]:
+    """How much more an attack on the model as it is tells than a classifier that never asks it: the difference of their AUCs."""
+    asked = scores[(scores["method"] == PRETRAINED) & scores["split"].isin([MEMBER, NONMEMBER])]
+    unasked = blind.assign(method="blind", seed=0)
+    unasked["image"] = unasked.groupby(["domain", "split"]).cumcount()
+    rows = []
+    for attack, part in asked.groupby("attack", sort=False):
+        paired = Paired(collect(part) | collect(unasked), NONMEMBER, p)
+        domains = paired.domains(PRETRAINED)
+        theirs, without = (paired.estimates(method, domains, ("auc",))["auc"] for method in (PRETRAINED, "blind"))
+        names = {"method": PRETRAINED, "attack": attack, "protocol": "iid", "metric": BEYOND_BLIND}
+        rows.append(names | estimate_row(theirs - without, None, p.level) | {"domains": len(domains), "seeds": "1"})
+    return rows
 
 
 def audit_extraction_table(found: pd.DataFrame, p: Params) -> pd.DataFrame:
@@ -73,11 +100,23 @@ def _separates(table: pd.DataFrame) -> bool:
     return _row(table, "no model", "blind")["low"] > 0.5
 
 
+def _is_beyond_blind(found: Verdict, table: pd.DataFrame) -> bool:
+    """Whether the attack tells more than such a classifier, beyond the interval of the difference."""
+    return _row(table, PRETRAINED, found.attack, BEYOND_BLIND)["low"] > 0
+
+
+def _carries_over(found: Verdict, table: pd.DataFrame) -> bool:
+    """Whether the AUC is above 0.5 beyond an interval over domains too; the permutation test is of these domains alone."""
+    return _row(table, PRETRAINED, found.attack)["low"] > 0.5
+
+
 def headline(found: Verdict, table: pd.DataFrame) -> str:
     """The verdict in a few words: a difference that style may explain is not called membership."""
-    if found.says == EVIDENCE and _separates(table):
+    if found.says != EVIDENCE:
+        return found.says.capitalize()
+    if _separates(table) or not _is_beyond_blind(found, table):
         return "A difference, which style may explain"
-    return found.says.capitalize()
+    return found.says.capitalize() + ("" if _carries_over(found, table) else " in these domains alone")
 
 
 def _limits(found: Verdict, table: pd.DataFrame) -> str:
@@ -89,22 +128,32 @@ def _limits(found: Verdict, table: pd.DataFrame) -> str:
             " difference between the images, and not what the verdict asks for."
         )
     if found.says == EVIDENCE:
-        tpr = _row(table, PRETRAINED, found.attack, "TPR@1%FPR")
-        return (
-            "This speaks of the images as a whole, not of any one of them: at a false-positive rate of 1 % the attack finds"
-            f" {100 * tpr['value']:.1f} % [{100 * tpr['low']:.1f}, {100 * tpr['high']:.1f}] of the suspected images."
-        )
+        says = f"This speaks of the images as a whole, not of any one of them: {_single_images(found, table)}."
+        if _carries_over(found, table):
+            return says
+        return f"{says} The AUC's interval, which is over domains too, holds 0.5: of other domains this says nothing."
     return f"That is no proof of absence: with so many images an AUC of up to {auc['high']:.3f} remains possible."
+
+
+def _single_images(found: Verdict, table: pd.DataFrame) -> str:
+    """What share of the suspected images the attack finds at a false-positive rate that so many non-members can show."""
+    if found.nonmembers < POOL_BELOW:
+        return f"{found.nonmembers} non-members are too few for a false-positive rate of 1 %"
+    tpr = _row(table, PRETRAINED, found.attack, "TPR@1%FPR")
+    found_share = f"{100 * tpr['value']:.1f} % [{100 * tpr['low']:.1f}, {100 * tpr['high']:.1f}]"
+    return f"at a false-positive rate of 1 % the attack finds {found_share} of the suspected images"
 
 
 def _blind(found: Verdict, table: pd.DataFrame) -> str:
     """What the blind baseline means for the verdict."""
     blind = level(_row(table, "no model", "blind"))
     if not _separates(table):
-        return (
-            f"A classifier on simple image features that never asks the model does not tell them apart beyond its interval (blind AUC"
-            f" {blind}); differences up to that interval's end, and such that it cannot see, are not excluded."
-        )
+        says = f"A classifier on simple image features that never asks the model does not tell them apart beyond its interval (blind AUC {blind})"
+        if found.says != EVIDENCE:
+            return f"{says}; differences up to that interval's end, and such that it cannot see, are not excluded."
+        lead = level(_row(table, PRETRAINED, found.attack, BEYOND_BLIND), "+.3f")
+        than = "tells more than it" if _is_beyond_blind(found, table) else "is not shown to tell more than it, so style is not excluded"
+        return f"{says}, and the attack {than} ({lead}); differences that it cannot see are not excluded."
     means = (
         "so what the attack reads may be style and not membership"
         if found.says == EVIDENCE
@@ -147,8 +196,8 @@ def trials_line(seen: pd.DataFrame, unseen: pd.DataFrame, attack: str, stranger:
     return (
         f"{TITLES[attack]}, {first['images']} suspected images and {first['nonmembers']} non-members of {first['domains']} people:"
         f" **{seen['right'].sum()} of {len(seen)}** trials find evidence where the images were trained on, and"
-        f" **{unseen['right'].sum()} of {len(unseen)}** find none where the model never saw them ({how}). Trials draw from one model's"
-        " images, so they are not independent."
+        f" **{unseen['right'].sum()} of {len(unseen)}** find none where the model never saw them ({how}). This counts the attack's own"
+        " test, without the blind baseline; trials draw from one model's images, so they are not independent."
     )
 
 

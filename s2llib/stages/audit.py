@@ -73,7 +73,14 @@ class AuditStage:
 
     def check_audit(self) -> None:
         """Refuse what cannot run: raises ParamsError."""
-        method(self.params.audit.method, "audit.method")
+        p = self.params
+        method(p.audit.method, "audit.method")
+        if not p.audit.stranger:
+            return
+        if p.world.kind != "portraits":
+            raise ParamsError(f"audit.stranger: another seed of a world of kind '{p.world.kind}' has the same people; set it to null.")
+        if p.audit.stranger.get("world.seed", p.world.seed) == p.world.seed:
+            raise ParamsError("audit.stranger keeps world.seed, so that its model would be trained on these people too; give it another.")
 
     def no_audit(self) -> str:
         """Why there can be no audit here; empty if there can."""

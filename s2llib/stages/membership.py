@@ -58,8 +58,8 @@ class MembershipStage:
 
         denoiser = Denoiser(self.model(domain, method, seed), self.params.attacks.batch)
         check_unchanged(self.params.world, domain, self.store)
-        tables = []
-        for split, photos in {"member": domain.members, "nonmember": domain.nonmembers, **({} if iid else domain.shifted)}.items():
+        tables, splits = [], {"member": domain.members, "nonmember": domain.nonmembers, **({} if iid else domain.shifted)}
+        for split, photos in track(splits.items(), f"attacks on {domain.name}"):
             texts = list(photos.captions) if self.params.attacks.caption else [domain.condition_prompt]
             texts = [self._prompt(method, domain, text) for text in texts]
             z0, c = denoiser.encode_photos(photos), denoiser.prompts(texts)

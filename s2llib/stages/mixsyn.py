@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+import torch
 from torch import Tensor
 
 from s2llib.data.domain import Domain, Photos
@@ -42,7 +43,7 @@ def _adversarial(overrides: dict) -> dict:
 
 def _levels(photos: Photos, size: int) -> Tensor:
     """8-bit pixels [n, 3, size, size] of image files."""
-    return (photos.pixels(size) * 255).round().byte()
+    return torch.cat([(x * 255).round().byte() for x in photos.batches(size, 64)])
 
 
 class MixSynStage(QualityStage):
@@ -70,20 +71,29 @@ class MixSynStage(QualityStage):
                 f"finetune.defense.epsilon is {tuning.defense.epsilon:g} and finetune.methods is {', '.join(tuning.methods)}: only a LoRA"
                 " is fine-tuned with DP-SGD; set finetune.methods to [lora], or epsilon to null."
             )
-        hub = p.clip and re.fullmatch(r"([\w.-]+)/[\w.-]+", p.clip)
-        if p.clip and not resolved(p.clip).is_dir() and not (hub and not resolved(hub[1]).is_dir()):
-            raise ParamsError(f"mixsyn.clip: there is no folder {p.clip}; name one with a CLIP model, or one on the hub.")
 
     def check_defense(self) -> None:
         """Raises ParamsError if no CLIP pair can judge generated images, or a guarantee is out of reach; asked before any compute."""
         from s2llib.defenses.dp import check_epsilons
 
-        check_epsilons([self.params.mixsyn.epsilon], self.params.blackbox.private, "mixsyn.epsilon, with the recipe of blackbox.private")
-        if not (self.params.mixsyn.clip or self.params.trains_base or (self.base_folder / "clip").is_dir()):
+        p = self.params.mixsyn
+        hub = p.clip and re.fullmatch(r"([\w.-]+)/[\w.-]+", p.clip)
+        if p.clip and not resolved(p.clip).is_dir() and not (hub and not resolved(hub[1]).is_dir()):
+            raise ParamsError(f"mixsyn.clip: there is no folder {p.clip}; save a CLIP model there, or name one on the hub.")
+        check_epsilons([p.epsilon], self.params.blackbox.private, "mixsyn.epsilon, with the recipe of blackbox.private")
+        if not (p.clip or self.params.trains_base or (self.base_folder / "clip").is_dir()):
             raise ParamsError(
                 f"mixsyn.clip names no CLIP model and {self.base_folder} has none in clip/, which CLIP-R precision needs; set it to one,"
                 " such as openai/clip-vit-base-patch32."
             )
+
+    def no_defense(self) -> str:
+        """Why the defence cannot be judged here; empty if it can."""
+        try:
+            self.check_defense()
+        except ParamsError as error:
+            return str(error)
+        return ""
 
     @property
     def mixsyn_domains(self) -> list[Domain]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from s2llib.data.domain import NONMEMBER, Domain
 from s2llib.data.worlds import known_names
 from s2llib.finetune.methods import PRETRAINED
+from s2llib.params import resolved
 from s2llib.progress import track
 
 __all__ = ["QualityStage"]
@@ -24,7 +25,8 @@ class QualityStage:
     @property
     def judge(self) -> Path | str:
         """Whose CLIP pair judges generated images: the base model's own, or mixsyn.clip."""
-        return self.params.mixsyn.clip or self.base_folder
+        clip = self.params.mixsyn.clip
+        return (resolved(clip) if resolved(clip).is_dir() else clip) if clip else self.base_folder
 
     def quality(self, domain: Domain, method: str = PRETRAINED, seed: int = 0) -> pd.DataFrame:
         """Each image that a model generates for its domain, judged.
