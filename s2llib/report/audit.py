@@ -148,7 +148,8 @@ def _blind(found: Verdict, table: pd.DataFrame) -> str:
     """What the blind baseline means for the verdict."""
     blind = level(_row(table, "no model", "blind"))
     if not _separates(table):
-        says = f"A classifier on simple image features that never asks the model does not tell them apart beyond its interval (blind AUC {blind})"
+        who = "A classifier on simple image features that never asks the model"
+        says = f"{who} does not tell them apart beyond its interval (blind AUC {blind})"
         if found.says != EVIDENCE:
             return f"{says}; differences up to that interval's end, and such that it cannot see, are not excluded."
         lead = level(_row(table, PRETRAINED, found.attack, BEYOND_BLIND), "+.3f")
