@@ -273,12 +273,13 @@ def ratios(table: pd.DataFrame, base: pd.DataFrame) -> Figure:
         start = base[(base["protocol"] == name) & (base["attack"] == attack)]["value"].item()
         axis.axhline(start, color="0.35", lw=1, ls="--", label=method_title(PRETRAINED))
         axis.axhline(0.5, color="black", lw=0.8, ls=":")
-        for kind in kinds:
+        for i, kind in enumerate(kinds):
             part = table[(table["protocol"] == name) & (table["attack"] == attack) & (table["mixing"] == kind)]
+            x = part["ratio"] + 0.02 * (i - (len(kinds) - 1) / 2)  # side by side
             error = np.stack([part["value"] - part["low"], part["high"] - part["value"]]).clip(0)
-            axis.errorbar(part["ratio"], part["value"], yerr=error, fmt="o-", ms=3.5, lw=1.2, color=palette[kind], label=kind)
+            axis.errorbar(x, part["value"], yerr=error, fmt="o-", ms=3.5, lw=1.2, color=palette[kind], label=kind)
             if part["paper"].notna().any():
-                axis.plot(part["ratio"], part["paper"], "x", ms=5, color=palette[kind], label=f"{kind}, the paper's")
+                axis.plot(x, part["paper"], "x", ms=5, color=palette[kind], label=f"{kind}, the paper's")
         axis.set(
             title=f"{_title(attack)}, {name}", xlabel="ratio" if name == names[-1] else "", ylabel="AUC" if attack == attacks[0] else ""
         )
