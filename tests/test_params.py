@@ -82,7 +82,8 @@ def test_a_model_with_a_world_of_its_own_is_audited_with_ones_own_folders(tmp_pa
     rng = np.random.default_rng(0)
     for side in ("in", "out"):
         (tmp_path / side).mkdir()
-        Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / side / "0.png")
+        for i in range(2):
+            Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / side / f"{i}.png")
     given = {"base.path": "models/lab", "world.folders.member": str(tmp_path / "in"), "world.folders.nonmember": str(tmp_path / "out")}
     assert Study.from_profile("audit", given, root=tmp_path / "artifacts").base_name == "lab"
 

@@ -119,21 +119,6 @@ def test_another_seed_gives_other_tables_and_a_lost_figure_is_made_again(finishe
     assert (finished / "figures" / "tiny" / "s2l_roc.png").is_file()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--profile", "labb"], "Unknown profile 'labb'"),
-        (["--profile", "tiny", "--set", "sp.imagse=3"], "sp.imagse is not a known key"),
-        (["--profile", "tiny", "--set", "finetune.lora.steps=-1"], "finetune.lora.steps is -1"),
-        (["--profile", "tiny", "--set", "world.domains=[nobody]"], "unknown domain 'nobody'"),
-        (["--profile", "tiny", "--set", "sp.images"], "write KEY=VALUE"),
-        (["--profile", "tiny", "--only", "77"], "There is no notebook 77"),
-        (["--profile", "tiny", "--only", "01", "--from", "02"], "leave no notebook to run"),
-        (["--profile", "tiny", "--set", "base.path=/etc"], "/etc is no diffusers pipeline"),
-        (["--profile", "paper"], "is no diffusers pipeline"),
-        (["--profile", "tiny", "--only", "07", "--set", "blackbox.captioner=/nowhere"], "/nowhere is no BLIP model with .safetensors"),
-    ],
-)
 def test_the_line_of_progress_shows_loops_within_loops(tmp_path, monkeypatch):
     status = run.Status("[1/1] 01", 3, None)
     monkeypatch.setenv("S2L_PROGRESS", str(status.file))
@@ -166,6 +151,21 @@ def test_a_model_and_two_folders_of_images_become_a_report(tmp_path, pipeline_fo
     assert "No trials here. Whether the suspected images are members is what is asked here" in executed
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--profile", "labb"], "Unknown profile 'labb'"),
+        (["--profile", "tiny", "--set", "sp.imagse=3"], "sp.imagse is not a known key"),
+        (["--profile", "tiny", "--set", "finetune.lora.steps=-1"], "finetune.lora.steps is -1"),
+        (["--profile", "tiny", "--set", "world.domains=[nobody]"], "unknown domain 'nobody'"),
+        (["--profile", "tiny", "--set", "sp.images"], "write KEY=VALUE"),
+        (["--profile", "tiny", "--only", "77"], "There is no notebook 77"),
+        (["--profile", "tiny", "--only", "01", "--from", "02"], "leave no notebook to run"),
+        (["--profile", "tiny", "--set", "base.path=/etc"], "/etc is no diffusers pipeline"),
+        (["--profile", "paper"], "is no diffusers pipeline"),
+        (["--profile", "tiny", "--only", "07", "--set", "blackbox.captioner=/nowhere"], "/nowhere is no BLIP model with .safetensors"),
+    ],
+)
 def test_bad_input_stops_with_one_sentence_and_a_failing_exit_code(tmp_path, arguments, message):
     done = call(tmp_path, *arguments)
     assert done.returncode == 2
