@@ -1,6 +1,7 @@
 """Sampling from a pipeline, and the self-generated private-domain (SP) set of Shake-to-Leak."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from s2llib.data.folders import read_folder, write_folder
 from s2llib.loop import generator
 from s2llib.models.hardware import autocast, computes_on, halved
 from s2llib.params import SP
-from s2llib.progress import track
+from s2llib.progress import progress
 
 __all__ = ["SAMPLES_VERSION", "SP_VERSION", "draw", "draw_prompts", "read_generated", "sample", "write_generated"]
 
@@ -35,27 +36,25 @@ def draw(
     batch: int = 64, precision: str = "float32",
 ) -> np.ndarray:  # fmt: skip
     """One image per prompt: [n, h, w, 3] uint8. noise: image i's own generator, made anew where a smaller batch is tried."""
-    images, many = [], len(prompts) > batch
-    shown = iter(track(range(len(prompts)), "images")) if many else iter(())
-    next(shown, None)
-    while (start := sum(map(len, images))) < len(prompts):
-        chunk = prompts[start : start + batch]
-        try:
-            with autocast(computes_on(pipeline), precision):
-                drawn = pipeline(
-                    chunk,
-                    negative_prompt=[negative] * len(chunk),
-                    num_inference_steps=steps,
-                    guidance_scale=guidance,
-                    generator=[noise(start + i) for i in range(len(chunk))],
-                    output_type="np",
-                ).images
-        except (RuntimeError, MemoryError) as error:
-            batch = halved(len(chunk), error)
-            continue
-        images.append((drawn * 255).round().astype(np.uint8))
-        for _ in chunk:
-            next(shown, None)
+    images, shown = [], progress("images", len(prompts)) if len(prompts) > batch else nullcontext(lambda _: None)
+    with shown as advance:
+        while (start := sum(map(len, images))) < len(prompts):
+            chunk = prompts[start : start + batch]
+            try:
+                with autocast(computes_on(pipeline), precision):
+                    drawn = pipeline(
+                        chunk,
+                        negative_prompt=[negative] * len(chunk),
+                        num_inference_steps=steps,
+                        guidance_scale=guidance,
+                        generator=[noise(start + i) for i in range(len(chunk))],
+                        output_type="np",
+                    ).images
+            except (RuntimeError, MemoryError) as error:
+                batch = halved(len(chunk), error)
+                continue
+            images.append((drawn * 255).round().astype(np.uint8))
+            advance(len(chunk))
     return np.concatenate(images)
 
 

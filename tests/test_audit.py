@@ -105,6 +105,7 @@ def audited(pipeline_folder, tmp_path_factory):
 def test_the_audit_measures_the_model_before_and_after_both_fine_tunings(audited):
     study, table, changes, extraction = audited
     assert set(table["method"]) == {PRETRAINED, "no model"}
+    assert set(table["metric"]) == {"AUC", BEYOND_BLIND}, "12 non-members show no rate of 1 %"
     assert set(changes["method"]) == {PRETRAINED, AFTER, DEFENDED, "no model"}
     assert set(changes.loc[changes["method"].isin([AFTER, DEFENDED]), "attack"]) == set(study.params.attacks.names)
     assert changes.loc[changes["method"] == DEFENDED, "delta"].notna().all()
@@ -311,7 +312,8 @@ def test_no_evidence_is_not_called_proof_of_absence():
     text = told((0.5, 0.4, 0.6), (0.52, 0.45, 0.6), WEAK)
     assert text.startswith("**No evidence.**")
     assert "an AUC of up to 0.600 remains possible" in text
-    assert "not clearly more than" in text
+    assert "Of 96 images that the model generates for a domain, none matches a suspected image." in text
+    assert "not clearly more than" in told((0.5, 0.4, 0.6), (0.52, 0.45, 0.6), WEAK, matched=(0.5, 0.0, 1.0))
     assert "does not move beyond its interval" in text
 
 

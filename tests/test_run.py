@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from s2llib import Study, run
-from s2llib.progress import track
+from s2llib.progress import progress, track
 
 ROOT = Path(__file__).resolve().parent.parent
 FAST = ["--profile", "tiny", "--set", "finetune.methods=[dreambooth]", "--set", "base.unet.epochs=10"]
@@ -128,6 +128,12 @@ def test_the_line_of_progress_shows_loops_within_loops(tmp_path, monkeypatch):
             break
         break
     assert json.loads(status.file.read_text()) == [], "a loop that is left early ends too"
+    with progress("images", 96) as advance:
+        time.sleep(0.6)
+        advance(64)
+        line = status.line()
+    assert "images 64/96" in line
+    assert "about 0 s left" in line, "half of what it took"
     status.file.unlink()
 
 

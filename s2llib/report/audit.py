@@ -28,8 +28,9 @@ __all__ = [
 BEYOND_BLIND = "AUC beyond blind"
 AUDIT_NOTE = (
     "Value [95 % interval] (paired change against the model as it is [interval]); hierarchical bootstrap over domains, then images."
-    " TPR@1%FPR is computed on scores pooled over domains where a domain has fewer than 100 non-members. blind: a classifier on image"
-    " features that never queries the model; AUC beyond blind: an attack's AUC less the classifier's, on the same resamples. An AUC"
+    " TPR@1%FPR is computed on scores pooled over domains where a domain has fewer than 100 non-members, and left out where all together"
+    " have fewer. blind: a classifier on image features that never queries the model; AUC beyond blind: an attack's AUC less the"
+    " classifier's, on the same resamples. An AUC"
     " below 0.5 is leakage with the other sign, or another difference. Only the attack that was named beforehand has a say in the verdict."
 )
 
@@ -39,6 +40,8 @@ def audit_table(scores: pd.DataFrame, blind: pd.DataFrame, p: Statistics) -> pd.
     blind = blind[(blind["against"] == NONMEMBER) & blind["domain"].isin(scores["domain"])]
     rows = membership_table(scores[scores["split"].isin([MEMBER, NONMEMBER])], blind, p)
     rows = rows[~rows["method"].str.startswith("largest change")].drop(columns=["paper", "mixsyn_table1"])
+    if len(scores[scores["split"] == NONMEMBER].groupby(["domain", "image"])) < POOL_BELOW:
+        rows = rows[rows["metric"] != "TPR@1%FPR"]
     return pd.concat([rows, pd.DataFrame(_beyond_blind(scores, blind, p))], ignore_index=True)
 
 
@@ -168,6 +171,8 @@ def _blind(found: Verdict, table: pd.DataFrame) -> str:
 
 def _extracted(table: pd.DataFrame) -> str:
     count, false, beyond = (_row(table, PRETRAINED, "extraction", metric) for metric in ("DE", FALSE, BEYOND))
+    if count["value"] == 0:
+        return f"Of {int(count['images'])} images that the model generates for a domain, none matches a suspected image."
     says = "more than" if beyond["low"] > 0 else "not clearly more than"
     return (
         f"Of {int(count['images'])} images that the model generates for a domain, some match {level(count, '.2f')} suspected images,"
