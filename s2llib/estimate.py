@@ -19,7 +19,7 @@ from s2llib.finetune.methods import METHODS, PRETRAINED
 from s2llib.finetune.parts import ATTENTION
 from s2llib.models.hardware import halved
 from s2llib.params import Params, Recipe
-from s2llib.run import clock, overrides
+from s2llib.run import clock, default_notebooks, overrides
 from s2llib.study import Study
 
 __all__ = ["Work", "estimate", "main", "measured", "works"]
@@ -256,7 +256,7 @@ def main() -> int:
     args = p.parse_args()
     try:
         study = Study.from_profile(args.profile, overrides(args.set))
-        print(estimate(study, args.only))
+        print(estimate(study, args.only or default_notebooks(study.params.profile)))
     except ParamsError as error:
         print(error, file=sys.stderr)
         return 2

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from tqdm.auto import tqdm
@@ -13,7 +14,19 @@ __all__ = ["PROGRESS_FILE", "progress", "track"]
 
 PROGRESS_FILE = "S2L_PROGRESS"  # the runner names a file here and shows what stands in it
 Item = TypeVar("Item")
-_under_way: list[dict] = []  # loops within loops, the outermost first
+
+
+@dataclass(eq=False)
+class _Loop:
+    """A piece of work that is under way."""
+
+    what: str
+    total: int
+    done: int = 0
+    begun: float = field(default_factory=time.monotonic)
+
+
+_under_way: list[_Loop] = []  # loops within loops, the outermost first
 
 
 @contextmanager
@@ -24,16 +37,15 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], object]]:
         with tqdm(desc=what, total=total, leave=False) as bar:
             yield bar.update
         return
-    start = shown = time.monotonic()
-    mine = {"what": what, "done": 0, "total": total, "left": None}
+    shown = time.monotonic()
+    mine = _Loop(what, total)
 
     def advance(more: int) -> None:
         nonlocal shown
-        now, mine["done"] = time.monotonic(), mine["done"] + more
-        mine["left"] = (now - start) / mine["done"] * (total - mine["done"])
-        if now - shown > 0.5:
+        mine.done += more
+        if time.monotonic() - shown > 0.5:
             _write(status)
-            shown = now
+            shown = time.monotonic()
 
     _under_way.append(mine)
     _write(status)
@@ -53,8 +65,10 @@ def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterato
 
 
 def _write(status: str) -> None:
+    now = time.monotonic()
+    loops = [{"what": loop.what, "done": loop.done, "total": loop.total, "spent": now - loop.begun} for loop in _under_way]
     try:
         with open(status, "w") as file:
-            json.dump(_under_way, file)
+            json.dump(loops, file)
     except OSError:
         pass  # a lost progress line must never stop a run

@@ -53,6 +53,11 @@ def overrides(pairs: list[str]) -> dict:
     return found
 
 
+def default_notebooks(profile: str | None) -> list[str] | None:
+    """The notebooks of a profile where none are named; None: all."""
+    return ["09"] if profile == "audit" else None
+
+
 def selected(only: list[str] | None, start: str | None) -> list[Path]:
     """The notebooks to run, in order."""
     from s2llib.params import ParamsError
@@ -87,6 +92,14 @@ def notebook_key(path: Path, study) -> str:
     return digest([cells, study.params.model_dump(mode="json"), study.base_keys, digests, code_versions(), tables])
 
 
+def time_left(work: list[dict]) -> float | None:
+    """Seconds until the outermost of loops within loops (`progress`) ends, if it goes on as it began; None while nothing is done."""
+    done = 0.0
+    for each in reversed(work):  # the item that the outer loop is at is as far as the inner loop
+        done = (each["done"] + done) / max(each["total"], 1)
+    return work[0]["spent"] * (1 - done) / done if work and done else None
+
+
 class Status:
     """One line of the terminal: which notebook, which of its cells, how far the work in it is, how much time is left."""
 
@@ -112,15 +125,20 @@ class Status:
 
     def line(self) -> str:
         spent = time.monotonic() - self.begun
-        parts = [self.label, f"cell {self.cell}/{self.cells}"]
         left = self.expected - spent if self.expected and self.expected > spent else None
+        work = []
         try:
             work = json.loads(self.file.read_text())
-            parts += [f"{each['what']} {each['done']}/{each['total']}" for each in work]
-            left = max([left or 0, *(each["left"] or 0 for each in work)]) or None
+            left = max(left or 0, time_left(work) or 0) or None
         except (OSError, ValueError, KeyError):
             pass
-        return " · ".join([*parts, f"{clock(spent)} spent", f"about {clock(left)} left" if left else "time left unknown"])
+        parts = [
+            self.label,
+            f"cell {self.cell}/{self.cells}",
+            f"{clock(spent)} spent",
+            f"about {clock(left)} left" if left else "time left unknown",
+        ]
+        return " · ".join([*parts, *(f"{each['what']} {each['done']}/{each['total']}" for each in work)])  # the end may be cut off
 
     def _watch(self) -> None:
         while not self.done.wait(0.5):
@@ -220,7 +238,7 @@ def run(args: argparse.Namespace) -> int:
     from s2llib.study import Study
 
     changed = overrides(args.set)
-    only = args.only or (["09"] if args.profile == "audit" and not args.start else None)
+    only = args.only or (None if args.start else default_notebooks(args.profile))
     notebooks = selected(only, args.start)
     study = Study.from_profile(args.profile, changed)
     if args.executor:

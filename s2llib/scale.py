@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s2llib.params import Params, ParamsError
-from s2llib.progress import track
+from s2llib.progress import PROGRESS_FILE, track
 from s2llib.store import FRESH, DiskFull
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def _compute(params: dict, root: str, stage: str, cell: tuple[str, str, int], fr
     with _one_cell:
         os.environ.pop(FRESH, None)  # of an earlier run that this worker served
         os.environ |= {FRESH: fresh} if fresh else {}
+        os.environ[PROGRESS_FILE] = os.devnull  # the line of progress is that of whoever hands out the cells
         torch.set_num_threads(1)
         domain, method, seed = cell
         try:

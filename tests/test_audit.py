@@ -182,6 +182,12 @@ def test_a_stranger_that_would_know_the_people_is_refused(change, message, audit
         audited[0].variant(change).check_audit()
 
 
+def test_a_stranger_is_no_matter_where_there_are_no_trials(tmp_path, pipeline_folder):
+    for side, seed in (("in", 0), ("out", 1)):
+        paint(tmp_path, side, 3, seed)
+    assert own(tmp_path, pipeline_folder).variant({"audit.stranger": {"seed": 3}}).check_audit() is None
+
+
 def test_a_stranger_is_asked_about_the_same_images(audited, monkeypatch):
     study = audited[0].variant({"audit.stranger": {"world.seed": 5}, "audit.level": 0.1})
     sides = {name: {"member": np.arange(20.0) + 100, "nonmember": np.arange(20.0)} for name in study._of_attack()}
@@ -269,7 +275,13 @@ def test_a_classifier_too_weak_to_judge_does_not_clear_the_style():
 def test_evidence_in_unlike_domains_is_not_said_of_others():
     text = told((0.5, 0.4, 0.6), (0.68, 0.45, 0.8), STRONG)
     assert text.startswith("**Evidence of membership in these domains alone.**")
-    assert "holds 0.5: of other domains this says nothing" in text
+    assert "holds 0.5: it has nothing to say of others" in text
+
+
+def test_evidence_in_one_domain_is_not_said_of_others():
+    text = told((0.5, 0.4, 0.6), (0.7, 0.6, 0.8), replace(STRONG, domains=1))
+    assert text.startswith("**Evidence of membership in this domain alone.**")
+    assert "One domain has nothing to say of others." in text
 
 
 def test_too_few_nonmembers_show_no_rate_of_one_percent():
@@ -282,17 +294,37 @@ def test_the_lead_over_the_blind_classifier_is_a_paired_difference(audited):
     study, table, *_ = audited
     rows = table.set_index(["method", "attack", "metric"])["value"]
     for attack in study.params.attacks.names:
-        expected = rows[PRETRAINED, attack, "AUC"] - rows["no model", "blind", "AUC"]
+        expected = rows[PRETRAINED, attack, "AUC"] - max(rows["no model", "blind", "AUC"], 0.5)
         assert rows[PRETRAINED, attack, BEYOND_BLIND] == pytest.approx(expected)
     scores, blind = study.membership([PRETRAINED]), study.blind()
     same = blind[blind["against"] == "nonmember"].assign(attack="sima", method=PRETRAINED, seed=0)
     same["image"] = same.groupby(["domain", "split"]).cumcount()
-    row = (
-        audit_table(same[scores.columns.intersection(same.columns)], blind, study.params.statistics)
-        .query("metric == @BEYOND_BLIND")
-        .iloc[0]
-    )
-    assert (row["value"], row["low"], row["high"]) == (0, 0, 0), "an attack that reads what the classifier does leads by nothing"
+    same = same[scores.columns.intersection(same.columns)]
+    for sign in (1, -1):  # better than guessing, and worse
+        lead = audit_table(flipped(same, sign), flipped(blind, sign), study.params.statistics).query("metric == @BEYOND_BLIND").iloc[0]
+        value = auc_of(flipped(same, sign))
+        assert lead["value"] == pytest.approx(min(value - 0.5, 0)), "an attack that reads what the classifier does has no lead"
+        assert lead["high"] <= 0
+
+
+def flipped(scores, sign):
+    return scores.assign(score=sign * scores["score"])
+
+
+def auc_of(scores):
+    sides = [(part.query("split == @side")["score"].to_numpy() for side in ("member", "nonmember")) for _, part in scores.groupby("domain")]
+    return np.mean([auc(*pair) for pair in sides])
+
+
+def test_a_classifier_worse_than_guessing_lends_the_attack_no_lead(audited):
+    """Two people: the attack guesses, the classifier is wrong throughout."""
+    rows = [(d, side, i) for d in ("ada", "ben") for side in ("member", "nonmember") for i in range(20)]
+    base = pd.DataFrame(rows, columns=["domain", "split", "image"]).assign(seed=0)
+    blind = base.drop(columns=["image", "seed"]).assign(against="nonmember", score=(base["split"] == "nonmember").astype(float))
+    guess = base.assign(method=PRETRAINED, attack="sima", score=np.random.default_rng(0).normal(size=len(base)))
+    lead = audit_table(guess, blind, audited[0].params.statistics).query("metric == @BEYOND_BLIND").iloc[0]
+    assert lead["value"] == pytest.approx(auc_of(guess) - 0.5)
+    assert lead["low"] < 0
 
 
 def test_the_other_sign_is_named_and_is_no_evidence():

@@ -173,7 +173,10 @@ def test_the_images_are_perturbed_alike_in_groups_of_any_size(pipeline_folder, i
 
 
 def test_a_group_that_does_not_fit_in_memory_is_halved(pipeline_folder, images, monkeypatch):
+    tried = []
+
     def short(denoiser, x, *rest):
+        tried.append(len(x))
         if len(x) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return denoising_errors(denoiser, x, *rest)
@@ -182,19 +185,23 @@ def test_a_group_that_does_not_fit_in_memory_is_halved(pipeline_folder, images, 
     expected = fsmg(surrogate_of(pipeline_folder), images, **(ball | {"group": 1}))
     monkeypatch.setattr("s2llib.defenses.perturbation.denoising_errors", short)
     assert torch.equal(fsmg(surrogate_of(pipeline_folder), images, **(ball | {"group": 3})), expected)
+    assert tried == [3, *[1] * len(images) * 2], "the second step tries no group that did not fit in the first"
 
 
 def test_of_many_images_the_surrogate_encodes_those_it_sees(pipeline_folder, images):
+    many = torch.cat([images, images.flip(-1), 255 - images, images.flip(-2)])
     found, encoded = [], []
     for batch in (128, 2):
         surrogate = surrogate_of(pipeline_folder)
         surrogate.denoiser.batch = batch
         hook = surrogate.denoiser.pipeline.vae.encoder.register_forward_hook(lambda _m, inputs, _o: encoded.append(len(inputs[0])))
-        found.append(surrogate.train(to_signed(images), 1, 0, 0))
+        found.append(surrogate.train(to_signed(many), 2, 1, 0))
         hook.remove()
+    seen = walk(len(many), surrogate.p.batch, 2, surrogate.seed).tolist() + walk(len(many), surrogate.p.batch, 3, surrogate.seed).tolist()
+    assert sorted(seen) != list(range(len(seen))), "not the first ones"
     np.testing.assert_allclose(*found, rtol=1e-4)
-    assert encoded[0] == len(images)
-    assert sum(encoded[1:]) == surrogate.p.batch < len(images)
+    assert encoded[0] == len(many)
+    assert sum(encoded[1:]) == len(set(seen)) < len(many)
 
 
 def test_the_surrogates_batches_walk_through_all_images_and_never_restart():
@@ -806,6 +813,34 @@ def test_without_a_clip_model_quality_is_refused_before_anything_is_made(pipelin
 def test_a_clip_folder_that_is_missing_stops_the_defence_alone(clip, tmp_path):
     study = Study.from_profile("tiny", {"mixsyn.clip": clip}, root=tmp_path / "artifacts")
     assert study.no_defense() == f"mixsyn.clip: there is no folder {clip}; save a CLIP model there, or name one on the hub."
+
+
+def test_a_clip_folder_is_whole_before_anything_is_made_and_is_known_by_its_content(tmp_path):
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    study = Study.from_profile("tiny", {"mixsyn.clip": str(folder)}, root=tmp_path / "artifacts")
+    assert study.no_defense() == f"mixsyn.clip: {folder} lacks config.json or .safetensors weights; copy the model's folder again."
+    (folder / "config.json").write_text("{}")
+    (folder / "pytorch_model.bin").touch()
+    assert "pickled ones (pytorch_model.bin), which are never loaded; convert them where you trust them: python -c" in study.no_defense()
+    (folder / "model.safetensors").touch()
+    assert "has no tokenizer.json and no vocab.json" in study.no_defense()
+    (folder / "vocab.json").touch()
+    assert study.no_defense() == ""
+    before = study._judge_key
+    (folder / "config.json").write_text('{"projection_dim": 2}')
+    assert study._judge_key != before
+
+
+def test_a_clip_model_that_the_hub_does_not_give_is_one_sentence(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("We couldn't connect to 'https://huggingface.co'\nand more")
+
+    monkeypatch.setattr("transformers.CLIPConfig.from_pretrained", refuse)
+    study = Study.from_profile("tiny", {"mixsyn.clip": "nobody/clip"}, root=tmp_path / "artifacts")
+    assert study.no_defense() == (
+        "mixsyn.clip: nobody/clip cannot be downloaded (We couldn't connect to 'https://huggingface.co'); check its name and the network."
+    )
 
 
 def test_public_photographs_are_left_out_where_there_are_none(study):

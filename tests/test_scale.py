@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from s2llib import ParamsError, Study, scale
+from s2llib.progress import PROGRESS_FILE
 from s2llib.report.membership import membership_table
 from s2llib.scale import EXECUTOR, check_executor, places, precompute
 from s2llib.store import FRESH
@@ -145,6 +146,7 @@ def test_workers_on_another_kind_of_device_are_refused(tmp_path):
 
 def test_a_worker_forgets_that_an_earlier_run_was_fresh(study, monkeypatch, one_thread):
     monkeypatch.setenv(FRESH, "1e18")
+    monkeypatch.setenv(PROGRESS_FILE, "")
     domain, params = study.domains[0], study.params.model_dump()
     monkeypatch.setattr(Study, "sp_set", lambda *_: None)
     monkeypatch.setattr(Study, "probe", lambda *_: seen.append(os.environ.get(FRESH)), raising=False)

@@ -5,14 +5,32 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from s2llib.models.encoders import CLIP_MOMENTS, normalised
+from s2llib.models.encoders import CLIP_MOMENTS, no_weights, normalised
+from s2llib.params import ParamsError
 
-__all__ = ["image_features", "retrieved"]
+__all__ = ["check_clip", "image_features", "retrieved"]
 
 
 def _own(judge: Path | str) -> bool:
     """Whether the judge is a base model's folder with a CLIP pair of its own, for images of its own size and scale."""
     return (Path(judge) / "clip").is_dir()
+
+
+def check_clip(judge: Path | str) -> None:
+    """Raises ParamsError unless a CLIP model's folder is whole, or the hub has one of that name, whose weights are fetched when needed."""
+    from transformers import CLIPConfig, CLIPTokenizer
+
+    if isinstance(judge, str):
+        try:
+            CLIPConfig.from_pretrained(judge)
+            CLIPTokenizer.from_pretrained(judge)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ParamsError(f"mixsyn.clip: {judge} cannot be downloaded ({reason}); check its name and the network.") from None
+    elif reason := no_weights(judge):
+        raise ParamsError(f"mixsyn.clip: {reason}.")
+    elif not any((judge / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise ParamsError(f"mixsyn.clip: {judge} has no tokenizer.json and no vocab.json; copy the model's folder again.")
 
 
 def _clip(judge: Path | str):

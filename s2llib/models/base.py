@@ -12,7 +12,7 @@ from s2llib.models.pipeline import PARTS, base_folder
 from s2llib.params import Params, ParamsError
 from s2llib.store import Store, digest, file_digest, folder_digest
 
-__all__ = ["WORLD", "base_key", "base_model", "base_tokenizer", "check_trained_on", "check_world", "training_world"]
+__all__ = ["WORLD", "base_key", "base_model", "base_tokenizer", "check_trained_on", "check_world", "content", "training_world"]
 
 VAE_VERSION = 1
 CLIP_VERSION = 2
@@ -56,11 +56,11 @@ def base_key(p: Params) -> str:
     folder = base_folder(p)
     if not folder:
         return digest([BASE_VERSION, _inputs(p)["unet"]])
-    parts = {part: _content(folder / part) for part in (*PARTS, "clip") if (folder / part).is_dir()}
+    parts = {part: content(folder / part) for part in (*PARTS, "clip") if (folder / part).is_dir()}
     return digest(parts | {"index": file_digest(folder / "model_index.json")})
 
 
-def _content(folder: Path) -> str:
+def content(folder: Path) -> str:
     """`folder_digest`, computed once as long as names, sizes and times stay: every variant of a study asks for it."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return _digest_of(folder, tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files))

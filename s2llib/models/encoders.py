@@ -24,6 +24,7 @@ __all__ = [
     "contrastive_loss",
     "dct_tokens",
     "load_selfsupervised",
+    "no_weights",
     "normalised",
     "save_selfsupervised",
     "train_selfsupervised",
@@ -75,14 +76,28 @@ def clip_tokens(folder: Path, x: Tensor, batch: int) -> Tensor:
     return torch.cat([tower(pixel_values=some * 2 - 1).last_hidden_state for some in x.split(batch)])
 
 
+def no_weights(folder: Path) -> str:
+    """Why a transformers model cannot be loaded from a folder, with the mend where it is known; empty if it can."""
+    if (folder / "config.json").is_file() and list(folder.glob("*.safetensors")):
+        return ""
+    if pickled := sorted(path.name for path in folder.glob("*.bin")):
+        return (
+            f"{folder} has no .safetensors weights but pickled ones ({pickled[0]}), which are never loaded; convert them where you trust"
+            f" them: python -c \"from transformers import AutoModel as M; M.from_pretrained('{folder}').save_pretrained('{folder}')\""
+        )
+    return f"{folder} lacks config.json or .safetensors weights; copy the model's folder again"
+
+
 def check_encoder(name: str, folder: str) -> Path:
     """The folder of a transformers vision model; raises ParamsError that says how to get one."""
     path = resolved(folder)
-    if not (path / "config.json").is_file() or not list(path.glob("*.safetensors")):
+    if not path.is_dir():
         raise ParamsError(
-            f"blackbox.encoder_folders: the encoder '{name}' is not in {path} (config.json and .safetensors weights); get it with"
-            f" `hf download {HUB.get(name, 'ITS/NAME')} --local-dir {path}`, or leave it out of blackbox.encoders and encoder_folders."
+            f"blackbox.encoder_folders: the encoder '{name}' is not in {path}; get it with `hf download {HUB.get(name, 'ITS/NAME')}"
+            f" --local-dir {path}`, or leave it out of blackbox.encoders and encoder_folders."
         )
+    if reason := no_weights(path):
+        raise ParamsError(f"blackbox.encoder_folders: {reason}; or leave '{name}' out of blackbox.encoders and encoder_folders.")
     return path
 
 

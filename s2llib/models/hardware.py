@@ -78,7 +78,8 @@ def halved(batch: int, error: BaseException) -> int:
         raise error
     if batch == 1:
         raise ParamsError(
-            "A single image does not fit in memory; set hardware.precision=bfloat16 or hardware.offload=true, or use a larger machine."
+            "A single image does not fit in memory; set hardware.precision=bfloat16, hardware.offload=true or, where gradients are taken,"
+            " hardware.checkpointing=true, or use a larger machine."
         ) from None
     free_memory()
     return batch // 2

@@ -1,12 +1,13 @@
 """The report of an audit: the verdict and its grounds, what fine-tuning does to it, and one paragraph that claims no more than that."""
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from s2llib.attacks import TITLES
 from s2llib.data.domain import MEMBER, NONMEMBER
-from s2llib.metrics.bootstrap import POOL_BELOW
+from s2llib.metrics.bootstrap import POOL_BELOW, Estimate
 from s2llib.params import Params, Statistics
 from s2llib.report.extraction import BEYOND, FALSE, extraction_table
 from s2llib.report.membership import Paired, change, collect, estimate_row, level, membership_table, moved, printed_membership
@@ -30,7 +31,7 @@ AUDIT_NOTE = (
     "Value [95 % interval] (paired change against the model as it is [interval]); hierarchical bootstrap over domains, then images."
     " TPR@1%FPR is computed on scores pooled over domains where a domain has fewer than 100 non-members, and left out where all together"
     " have fewer. blind: a classifier on image features that never queries the model; AUC beyond blind: an attack's AUC less the"
-    " classifier's, on the same resamples. An AUC"
+    " classifier's, which counts as at least 0.5, on the same resamples. An AUC"
     " below 0.5 is leakage with the other sign, or another difference. Only the attack that was named beforehand has a say in the verdict."
 )
 
@@ -46,7 +47,10 @@ def audit_table(scores: pd.DataFrame, blind: pd.DataFrame, p: Statistics) -> pd.
 
 
 def _beyond_blind(scores: pd.DataFrame, blind: pd.DataFrame, p: Statistics) -> list[dict]:
-    """How much more an attack on the model as it is tells than a classifier that never asks it: the difference of their AUCs."""
+    """How much more an attack on the model as it is tells than a classifier that never asks it: the difference of their AUCs.
+
+    The classifier's counts as at least 0.5: one that does worse than guessing, by chance, must not lend the attack a lead.
+    """
     asked = scores[(scores["method"] == PRETRAINED) & scores["split"].isin([MEMBER, NONMEMBER])]
     unasked = blind.assign(method="blind", seed=0)
     unasked["image"] = unasked.groupby(["domain", "split"]).cumcount()
@@ -56,7 +60,8 @@ def _beyond_blind(scores: pd.DataFrame, blind: pd.DataFrame, p: Statistics) -> l
         domains = paired.domains(PRETRAINED)
         theirs, without = (paired.estimates(method, domains, ("auc",))["auc"] for method in (PRETRAINED, "blind"))
         names = {"method": PRETRAINED, "attack": attack, "protocol": "iid", "metric": BEYOND_BLIND}
-        rows.append(names | estimate_row(theirs - without, None, p.level) | {"domains": len(domains), "seeds": "1"})
+        chance = Estimate(max(without.value, 0.5), np.maximum(without.replicates, 0.5))
+        rows.append(names | estimate_row(theirs - chance, None, p.level) | {"domains": len(domains), "seeds": "1"})
     return rows
 
 
@@ -110,7 +115,7 @@ def _is_beyond_blind(found: Verdict, table: pd.DataFrame) -> bool:
 
 def _carries_over(found: Verdict, table: pd.DataFrame) -> bool:
     """Whether the AUC is above 0.5 beyond an interval over domains too; the permutation test is of these domains alone."""
-    return _row(table, PRETRAINED, found.attack)["low"] > 0.5
+    return found.domains > 1 and _row(table, PRETRAINED, found.attack)["low"] > 0.5
 
 
 def headline(found: Verdict, table: pd.DataFrame) -> str:
@@ -119,7 +124,9 @@ def headline(found: Verdict, table: pd.DataFrame) -> str:
         return found.says.capitalize()
     if _separates(table) or not _is_beyond_blind(found, table):
         return "A difference, which style may explain"
-    return found.says.capitalize() + ("" if _carries_over(found, table) else " in these domains alone")
+    if _carries_over(found, table):
+        return found.says.capitalize()
+    return found.says.capitalize() + (" in this domain alone" if found.domains == 1 else " in these domains alone")
 
 
 def _limits(found: Verdict, table: pd.DataFrame) -> str:
@@ -134,7 +141,8 @@ def _limits(found: Verdict, table: pd.DataFrame) -> str:
         says = f"This speaks of the images as a whole, not of any one of them: {_single_images(found, table)}."
         if _carries_over(found, table):
             return says
-        return f"{says} The AUC's interval, which is over domains too, holds 0.5: of other domains this says nothing."
+        why = "One domain has" if found.domains == 1 else "The AUC's interval, which is over domains too, holds 0.5: it has"
+        return f"{says} {why} nothing to say of others."
     return f"That is no proof of absence: with so many images an AUC of up to {auc['high']:.3f} remains possible."
 
 

@@ -75,7 +75,7 @@ class AuditStage:
         """Refuse what cannot run: raises ParamsError."""
         p = self.params
         method(p.audit.method, "audit.method")
-        if not p.audit.stranger:
+        if not p.audit.stranger or p.world.kind == "folder":  # which has no trials
             return
         if p.world.kind != "portraits":
             raise ParamsError(f"audit.stranger: another seed of a world of kind '{p.world.kind}' has the same people; set it to null.")

@@ -75,11 +75,14 @@ class MixSynStage(QualityStage):
     def check_defense(self) -> None:
         """Raises ParamsError if no CLIP pair can judge generated images, or a guarantee is out of reach; asked before any compute."""
         from s2llib.defenses.dp import check_epsilons
+        from s2llib.metrics.clip import check_clip
 
         p = self.params.mixsyn
         hub = p.clip and re.fullmatch(r"([\w.-]+)/[\w.-]+", p.clip)
         if p.clip and not resolved(p.clip).is_dir() and not (hub and not resolved(hub[1]).is_dir()):
             raise ParamsError(f"mixsyn.clip: there is no folder {p.clip}; save a CLIP model there, or name one on the hub.")
+        if p.clip:
+            check_clip(self.judge)
         check_epsilons([p.epsilon], self.params.blackbox.private, "mixsyn.epsilon, with the recipe of blackbox.private")
         if not (p.clip or self.params.trains_base or (self.base_folder / "clip").is_dir()):
             raise ParamsError(

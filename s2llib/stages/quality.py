@@ -10,6 +10,7 @@ from torch import Tensor
 from s2llib.data.domain import NONMEMBER, Domain
 from s2llib.data.worlds import known_names
 from s2llib.finetune.methods import PRETRAINED
+from s2llib.models.base import content
 from s2llib.params import resolved
 from s2llib.progress import track
 
@@ -28,6 +29,13 @@ class QualityStage:
         clip = self.params.mixsyn.clip
         return (resolved(clip) if resolved(clip).is_dir() else clip) if clip else self.base_folder
 
+    @property
+    def _judge_key(self) -> str:
+        """What the judge is addressed by: its content, or its name on the hub."""
+        if not self.params.mixsyn.clip:
+            return self.base_key
+        return content(self.judge) if isinstance(self.judge, Path) else self.judge
+
     def quality(self, domain: Domain, method: str = PRETRAINED, seed: int = 0) -> pd.DataFrame:
         """Each image that a model generates for its domain, judged.
 
@@ -40,7 +48,7 @@ class QualityStage:
         world, p = self.params.world, self.params.sp
         inputs = self._model_inputs(domain, method, seed) | p.model_dump(include={"steps", "guidance", "negative"}) | {
             "samples": [SAMPLES_VERSION, self.params.mixsyn.quality_images, domain.instance_prompt], "seed": self.params.seed,
-            "judge": self.params.mixsyn.clip or self.base_key, "condition": world.condition, "names": known_names(world),
+            "judge": self._judge_key, "condition": world.condition, "names": known_names(world),
             "people": [person.digest for person in self.everyone], "brisque": not no_brisque(), "device": self._machine("precision"),
         }  # fmt: skip
         make = lambda new: self._judge_images(domain, method, seed, new)  # noqa: E731
@@ -70,7 +78,7 @@ class QualityStage:
         """{person: CLIP features [n, d] of their iid non-members}, of everyone whom the base model was trained on."""
         from safetensors.torch import load_file
 
-        inputs = {"judge": self.params.mixsyn.clip or self.base_key, "people": [person.digest for person in self.everyone]}
+        inputs = {"judge": self._judge_key, "people": [person.digest for person in self.everyone]}
         folder = self.store.get("real_features", FEATURES_VERSION, inputs | {"size": self.image_size}, self._look_at_photographs)
         found = load_file(folder / "features.safetensors")
         return {person.name: found[person.name] for person in self.everyone}
