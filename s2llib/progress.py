@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 from tqdm.auto import tqdm
@@ -22,8 +22,8 @@ class _Loop:
 
     what: str
     total: int
+    begun: float
     done: int = 0
-    begun: float = field(default_factory=time.monotonic)
 
 
 _under_way: list[_Loop] = []  # loops within loops, the outermost first
@@ -38,7 +38,7 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], object]]:
             yield bar.update
         return
     shown = time.monotonic()
-    mine = _Loop(what, total)
+    mine = _Loop(what, total, begun=shown)
 
     def advance(more: int) -> None:
         nonlocal shown

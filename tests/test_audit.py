@@ -312,8 +312,8 @@ def flipped(scores, sign):
 
 
 def auc_of(scores):
-    sides = [(part.query("split == @side")["score"].to_numpy() for side in ("member", "nonmember")) for _, part in scores.groupby("domain")]
-    return np.mean([auc(*pair) for pair in sides])
+    of = lambda part, side: part.loc[part["split"] == side, "score"].to_numpy()  # noqa: E731
+    return np.mean([auc(of(part, "member"), of(part, "nonmember")) for _, part in scores.groupby("domain")])
 
 
 def test_a_classifier_worse_than_guessing_lends_the_attack_no_lead(audited):
