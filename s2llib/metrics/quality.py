@@ -27,7 +27,7 @@ def no_brisque() -> str:
         _library()
     except ImportError as error:
         reason = str(error).strip().splitlines()[0]
-        return f"the package brisque cannot be imported ({reason}); pip install 's2llib[quality]', with a compiler"
+        return f"the package brisque cannot be imported ({reason}); pip install -e '.[quality]' in the repository, with a compiler"
     return ""
 
 
