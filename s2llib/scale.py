@@ -90,7 +90,7 @@ def _dask() -> type:
     try:
         from dask.distributed import Client
     except ImportError:
-        raise ParamsError(f"${EXECUTOR} is set but Dask is not installed; pip install -e '.[cluster]' in the repository, or unset it.") from None
+        raise ParamsError(f"${EXECUTOR} is set but Dask is not installed; pip install -e '.[cluster]', or unset it.") from None
     return Client
 
 

@@ -71,7 +71,7 @@ def placebo_verdicts(table: pd.DataFrame) -> str:
         rows = part.set_index("in place of members")
         members, placebo, rest = (rows.loc[name] for name in (*PLACES.values(), "difference"))
         if members["delta_low"] > 0:
-            left = "a rise is left for membership" if rest["delta_low"] > 0 else "none is shown to be left for membership"
+            left = "a rise is left for membership" if rest["delta_low"] > 0 else "no rise is left for membership"
             lines.append(
                 f"- **{TITLES[attack]}, {method_title(method)}, {protocol}**: members {change(members)}; photographs that no model saw,"
                 f" in their place, {change(placebo)}; difference {change(rest)}: {left}."
