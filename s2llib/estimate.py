@@ -19,7 +19,7 @@ from s2llib.finetune.methods import METHODS, PRETRAINED
 from s2llib.finetune.parts import ATTENTION
 from s2llib.models.hardware import halved
 from s2llib.params import Params, Recipe
-from s2llib.run import clock, default_notebooks, overrides
+from s2llib.run import clock, default_notebooks, overrides, selected
 from s2llib.study import Study
 
 __all__ = ["Work", "estimate", "main", "measured", "works"]
@@ -51,6 +51,7 @@ def evaluations(settings: dict[str, list[dict]]) -> int:
         "pian": lambda s: 2,
         "sima": lambda s: 1,
         "loss": lambda s: len(s["timesteps"]) * s["draws"],
+        "clid": lambda s: 2 * len(s["timesteps"]) * s["draws"],
     }
     return sum(cost[name](setting) for name, each in settings.items() for setting in each)
 
@@ -255,6 +256,8 @@ def main() -> int:
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a parameter (may be repeated)")
     args = p.parse_args()
     try:
+        if args.only:
+            selected(args.only, None)
         study = Study.from_profile(args.profile, overrides(args.set))
         print(estimate(study, args.only or default_notebooks(study.params.profile)))
     except ParamsError as error:

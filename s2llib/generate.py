@@ -1,7 +1,7 @@
 """Sampling from a pipeline, and the self-generated private-domain (SP) set of Shake-to-Leak."""
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +41,7 @@ def draw(
         while (start := sum(map(len, images))) < len(prompts):
             chunk = prompts[start : start + batch]
             try:
-                with autocast(computes_on(pipeline), precision):
+                with autocast(computes_on(pipeline), precision), _float32_outputs(pipeline.unet):
                     drawn = pipeline(
                         chunk,
                         negative_prompt=[negative] * len(chunk),
@@ -56,6 +56,16 @@ def draw(
             images.append((drawn * 255).round().astype(np.uint8))
             advance(len(chunk))
     return np.concatenate(images)
+
+
+@contextmanager
+def _float32_outputs(unet: torch.nn.Module) -> Iterator[None]:
+    """In half precision too: guidance and the sampler's sums over past outputs would magnify the outputs' rounding."""
+    hook = unet.register_forward_hook(lambda _module, _inputs, output: tuple(x.float() for x in output))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def draw_prompts(name: str, count: int, p: SP, seed: int, attributes: Sequence[list[str]] = ()) -> list[str]:

@@ -69,6 +69,8 @@ def train(
             value = loss(step, generator(seed, step))
             adam.zero_grad(set_to_none=True)
             value.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            adam.step()  # the first one allocates AdamW's state
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -76,8 +78,6 @@ def train(
                 f"{what}: a step does not fit in memory; set hardware.checkpointing=true or hardware.precision=bfloat16, or lower its"
                 " batch."
             ) from error
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        adam.step()
         losses.append(value.item())
         if not np.isfinite(losses[-1]):
             raise RuntimeError(f"{what}: the loss is {losses[-1]} at step {step}; lower the learning rate, now {max(rates):g}.")

@@ -83,13 +83,19 @@ def code_versions() -> dict[str, int]:
 
 
 def notebook_key(path: Path, study) -> str:
-    """What a notebook's results depend on: its cells, the parameters, base models, stages' code versions, the code of the tables."""
+    """What a notebook's results depend on: its cells, the parameters, models and images, stages' code versions, the code of the tables."""
+    from s2llib.metrics.quality import no_brisque
+    from s2llib.models.base import content
+    from s2llib.params import resolved
     from s2llib.store import digest, file_digest
 
     cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(path.read_text())["cells"]]
     digests = [domain.digest for domain in study.domains] if study.params.world.kind == "folder" else []
+    p = study.params
+    named = [p.blackbox.folder, p.blackbox.captioner, *p.blackbox.encoder_folders.values(), p.mixsyn.clip]
+    others = [content(resolved(folder)) for folder in named if folder and resolved(folder).is_dir()]
     tables = [file_digest(source) for folder in ("report", "metrics") for source in sorted((ROOT / "s2llib" / folder).glob("*.py"))]
-    return digest([cells, study.params.model_dump(mode="json"), study.base_keys, digests, code_versions(), tables])
+    return digest([cells, p.model_dump(mode="json"), study.base_keys, digests, others, no_brisque(), code_versions(), tables])
 
 
 def time_left(work: list[dict]) -> float | None:

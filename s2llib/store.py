@@ -112,11 +112,6 @@ class Store:
         self._verified.add(path)
         return path
 
-    def has(self, stage: str, version: int, inputs: dict) -> bool:
-        """Whether the artifact is there and sound."""
-        path = self.root / stage / self.key(stage, version, inputs)
-        return path in self._verified or self._sound(path)
-
     def scratch(self, stage: str, version: int, inputs: dict) -> Path:
         """Where a long stage keeps its checkpoints until its artifact is finished."""
         return self.root / stage / f"{self.key(stage, version, inputs)}.partial"

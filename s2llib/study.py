@@ -42,7 +42,9 @@ class Study(MembershipStage, ExtractionStage, PriorStage, ZeroPriorStage, BlackB
 
     def __init__(self, params: Params, root: str | Path | None = None):
         self.params = params
-        self.store = Store(root or os.environ.get("S2L_HOME") or Path(__file__).resolve().parent.parent / "artifacts")
+        root = root or os.environ.get("S2L_HOME") or Path(__file__).resolve().parent.parent / "artifacts"
+        self.store = Store(Path(root).expanduser().resolve())
+        self._origin: Study | None = None  # of a variant with the same base model, which is loaded once
 
     @classmethod
     def from_profile(cls, profile: str | None = None, overrides: dict | None = None, root: str | Path | None = None) -> "Study":
@@ -174,6 +176,8 @@ class Study(MembershipStage, ExtractionStage, PriorStage, ZeroPriorStage, BlackB
     @cached_property
     def base(self):
         """The base pipeline on its device."""
+        if self._origin is not None:
+            return self._origin.base
         return self._load(self.base_folder)
 
     def _load(self, folder: Path, trains: bool = False):
@@ -342,8 +346,13 @@ class Study(MembershipStage, ExtractionStage, PriorStage, ZeroPriorStage, BlackB
 
         return {"finetune": self.store.key("finetune", FINETUNE_VERSION, self._finetune_inputs(domain, method, seed))}
 
-    def samples(self, domain: Domain, method: str = PRETRAINED, seed: int = 0, images: int = 8) -> Photos:
-        """What a model of the grid generates for the domain's instance prompt; the same noise for every model."""
+    def _which(self, method: str, seed: int | None) -> int:
+        """The fine-tuning seed of a model; None: the first of the profile."""
+        return 0 if method == PRETRAINED else self.params.finetune.seeds[0] if seed is None else seed
+
+    def samples(self, domain: Domain, method: str = PRETRAINED, seed: int | None = None, images: int = 8) -> Photos:
+        """What a model of the grid generates for the domain's instance prompt; the same noise for every model. seed: the first."""
+        seed = self._which(method, seed)
         return self._drawn(domain, method, seed, [domain.instance_prompt] * images, "samples")
 
     def _drawn(self, domain: Domain, method: str, seed: int, prompts: list[str], noise: str, guidance: float | None = None) -> Photos:
@@ -380,5 +389,5 @@ class Study(MembershipStage, ExtractionStage, PriorStage, ZeroPriorStage, BlackB
         other = Study(self.params.changed(overrides), self.store.root)
         other.store = self.store
         if other.base_key == self.base_key:
-            other.__dict__["base"] = self.base
+            other._origin = self
         return other

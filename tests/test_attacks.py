@@ -55,6 +55,17 @@ def reference_secmi(eps, a, z0, k, t):
     return -sum(float(v) ** 2 for v in (back - z).ravel())
 
 
+def test_clid_is_what_the_prompt_takes_off_the_loss(setting, pipeline):
+    denoiser, z0, c = setting
+    given = {"timesteps": [50, 300], "draws": 2}
+    with_it, without = (ATTACKS["loss"](denoiser, z0, each, **given) for each in (c, denoiser.prompts([""])))
+    before = denoiser.evaluations
+    found = ATTACKS["clid"](denoiser, z0, c, **given)
+    assert denoiser.evaluations - before == 2 * 2 * 2 * N
+    assert found.tolist() == pytest.approx((with_it - without).tolist())
+    assert ATTACKS["clid"](denoiser, z0, denoiser.prompts([""]), **given).abs().max() == 0, "the empty prompt takes nothing off"
+
+
 def reference_pia(eps, a, z0, t, normalised):
     e0 = eps(z0, 0)
     if normalised:
@@ -114,7 +125,7 @@ def test_an_attack_spends_exactly_its_stated_evaluations(setting, name, argument
 @pytest.mark.parametrize("name", list(ATTACKS))
 def test_scores_do_not_depend_on_the_batch_size(setting, name):
     denoiser, z0, c = setting
-    arguments = {"secmi": {"k": 10, "t": 20}, "loss": {"timesteps": [50]}}.get(name, {"t": 50})
+    arguments = {"secmi": {"k": 10, "t": 20}, "loss": {"timesteps": [50]}, "clid": {"timesteps": [50]}}.get(name, {"t": 50})
     whole = ATTACKS[name](Denoiser(denoiser.pipeline, batch=64), z0, c, **arguments)
     torch.testing.assert_close(ATTACKS[name](denoiser, z0, c, **arguments), whole, rtol=1e-3, atol=1e-6)
 

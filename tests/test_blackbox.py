@@ -17,7 +17,7 @@ from s2llib import Study
 from s2llib.attacks import blackbox as bb
 from s2llib.attacks.query import CachedGenerator, LocalGenerator
 from s2llib.data.domain import Photos
-from s2llib.defenses.dp import noise_multiplier, private_finetune, spent_epsilon
+from s2llib.defenses.dp import check_epsilons, noise_multiplier, private_finetune, spent_epsilon
 from s2llib.finetune.parts import PARTS
 from s2llib.finetune.recipe import denoising_target, embed_prompts
 from s2llib.loop import generator
@@ -429,6 +429,16 @@ def test_a_step_is_the_clipped_sum_of_the_photographs_gradients(pipeline_folder,
         torch.testing.assert_close(old - new, recipe.lr * summed / len(photos), atol=2e-5, rtol=1e-2)
         moved += (old - new).square().sum().item()
     assert moved**0.5 > 1e-2
+    chunked = load_pipeline(pipeline_folder)
+    again = private_finetune(chunked, recipe, photos, None, 5, "dp", batch=5)  # two photographs of two draws at a time
+    np.testing.assert_allclose(again["loss"] + again["norms"], report["loss"] + report["norms"], rtol=1e-4)
+    for x, y in zip(adapters(chunked), adapters(private), strict=True):
+        torch.testing.assert_close(x, y, atol=2e-5, rtol=1e-2)
+
+
+def test_a_delta_that_gives_an_image_away_is_refused():
+    with pytest.raises(ParamsError, match=r"delta is 0.2 where 5 images are protected, which promises nothing; set it below 0.2"):
+        check_epsilons([1.0], PrivateLoRA(delta=0.2), 5, "key")
 
 
 def test_noise_has_the_stated_size_and_a_seed(pipeline_folder, photos, monkeypatch):

@@ -68,5 +68,8 @@ def test_the_command_prints_it(monkeypatch, capsys, pipeline_folder, tmp_path):
     monkeypatch.setattr("sys.argv", ["estimate", "--profile", "tiny", "--only", "01", "--set", f"base.path={pipeline_folder}"])
     assert main() == 0
     assert "About" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["estimate", "--profile", "tiny", "--only", "12"])
+    assert main() == 2
+    assert "There is no notebook 12" in capsys.readouterr().err
     monkeypatch.setattr("sys.argv", ["estimate", "--profile", "labb"])
     assert main() == 2

@@ -130,7 +130,7 @@ def test_generations_that_agree_are_those_in_a_clique(tmp_path):
 
 def test_images_that_do_not_divide_into_tiles_are_refused(tmp_path):
     one = photos(tmp_path / "a", noise(np.random.default_rng(0), 1))
-    with pytest.raises(ValueError, match="16 x 16 pixels cannot be cut into 3 x 3 tiles"):
+    with pytest.raises(ParamsError, match=r"16 x 16 pixels cannot be cut into 3 x 3 tiles; set extraction.tiles to a divisor"):
         nearest(one, one, SIZE, tiles=3)
 
 

@@ -109,6 +109,17 @@ def still(folder, images, method, recipe):
     return tuned(folder, images, Hardware(), method, recipe.model_copy(update={"lr": 1e-12}))[1]["loss"]
 
 
+def test_guidance_and_the_sampler_compute_in_float32(pipeline, monkeypatch):
+    seen, step = [], type(pipeline.scheduler).step
+    monkeypatch.setattr(
+        type(pipeline.scheduler), "step", lambda self, noise, *rest, **more: seen.append(noise) or step(self, noise, *rest, **more)
+    )
+    half, exact = (sample(pipeline, ["photo of ada abeck"], 0, 2, 3.0, precision=precision) for precision in ("bfloat16", "float32"))
+    assert {noise.dtype for noise in seen} == {torch.float32}
+    assert (half != exact).any(), "the UNet is in half precision"
+    assert not pipeline.unet._forward_hooks
+
+
 def test_attacks_are_in_float32_in_every_precision(pipeline):
     z0 = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     exact, half = Denoiser(pipeline), Denoiser(pipeline, precision="bfloat16")
@@ -250,3 +261,13 @@ def test_a_training_step_that_does_not_fit_says_what_to_change():
 
     with pytest.raises(ParamsError, match=r"LoRA, ada: a step does not fit in memory; set hardware.checkpointing=true"):
         train([torch.nn.Parameter(torch.ones(1))], loss, steps=1, lr=0.1, seed=0, what="LoRA, ada")
+
+
+def test_an_optimizer_state_that_does_not_fit_says_what_to_change(monkeypatch):
+    def step(*_, **__):
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    weight = torch.nn.Parameter(torch.ones(1))
+    with pytest.raises(ParamsError, match="DreamBooth, ada: a step does not fit in memory"):
+        train([weight], lambda *_: weight.square().sum(), steps=1, lr=0.1, seed=0, what="DreamBooth, ada")

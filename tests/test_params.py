@@ -97,6 +97,22 @@ def test_an_unknown_profile_names_the_known_ones():
         load_params("labb")
 
 
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ({"one": "- 1\n"}, r"params/one.yaml holds no keys with values"),
+        ({"one": "extends: two\n", "two": "extends: one\n"}, r"params/two.yaml: extends leads back to one; name another profile"),
+        ({"one": "extends: one\n"}, r"params/one.yaml: extends leads back to one"),
+    ],
+)
+def test_a_profile_that_is_none_is_one_sentence(texts, message, tmp_path, monkeypatch):
+    monkeypatch.setattr("s2llib.params.profile.PARAMS_DIR", tmp_path)
+    for name, text in texts.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    with pytest.raises(ParamsError, match=message):
+        load_params("one")
+
+
 @pytest.fixture
 def folder(tmp_path):
     rows = []

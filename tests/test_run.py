@@ -105,6 +105,18 @@ def test_a_notebook_is_executed_again_when_the_code_of_its_tables_changes(tmp_pa
     assert keys[0] == keys[1] != keys[2]
 
 
+def test_a_notebook_is_executed_again_when_another_model_lies_in_a_folder_or_brisque_was_installed(tmp_path, monkeypatch):
+    notebook, judge = tmp_path / "01.ipynb", tmp_path / "clip"
+    notebook.write_text('{"cells": []}')
+    judge.mkdir()
+    study, keys = Study.from_profile("tiny", {"mixsyn.clip": str(judge)}, root=tmp_path / "store"), set()
+    for text in ("{}", "{ }"):
+        (judge / "config.json").write_text(text)
+        keys.add(run.notebook_key(notebook, study))
+    monkeypatch.setattr("s2llib.metrics.quality.no_brisque", lambda: "another reason")
+    assert len(keys | {run.notebook_key(notebook, study)}) == 3
+
+
 def test_another_seed_gives_other_tables_and_a_lost_figure_is_made_again(finished):
     before = tables(finished)
     done = call(finished, *FAST, "--only", "03", "--set", "finetune.seeds=[1]")

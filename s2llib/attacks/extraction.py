@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from s2llib.data.domain import Photos
+from s2llib.params import ParamsError
 
 __all__ = ["agreeing", "aligned", "both_ways", "candidates", "crowd", "eidetic", "nearest", "nearest_aligned", "rms"]
 
@@ -41,7 +42,9 @@ def _chunk(size: int, tiles: int) -> int:
 def _blocks(photos: Photos, size: int, tiles: int, at_once: int) -> Iterator[Tensor]:
     """uint8 [n, tiles * tiles, d] of so many images at a time."""
     if size % tiles:
-        raise ValueError(f"images of {size} x {size} pixels cannot be cut into {tiles} x {tiles} tiles")
+        raise ParamsError(
+            f"Images of {size} x {size} pixels cannot be cut into {tiles} x {tiles} tiles; set extraction.tiles to a divisor."
+        )
     edge = size // tiles
     for start in range(0, len(photos), at_once):
         part = photos[start : start + at_once]

@@ -19,8 +19,15 @@ __all__ = ["PRIVATE_VERSION", "check_epsilons", "noise_multiplier", "private_fin
 PRIVATE_VERSION = 1
 
 
-def check_epsilons(epsilons: list[float], recipe: PrivateLoRA, key: str) -> None:
-    """Raises ParamsError, naming the key, if no amount of noise gives one of the guarantees that are asked for."""
+def check_epsilons(epsilons: list[float], recipe: PrivateLoRA, images: int, key: str) -> None:
+    """Raises ParamsError, naming the key, if no amount of noise gives one of the guarantees that are asked for, or if one means nothing.
+
+    A delta of 1 / images or more allows a whole image to be given away.
+    """
+    if recipe.delta >= 1 / images:
+        raise ParamsError(
+            f"{key}: delta is {recipe.delta:g} where {images} images are protected, which promises nothing; set it below {1 / images:g}."
+        )
     for epsilon in epsilons:
         try:
             noise_multiplier(epsilon, recipe)
@@ -86,9 +93,7 @@ def private_finetune(pipeline, recipe: PrivateLoRA, images: Photos, epsilon: flo
         optimizer.zero_grad(set_to_none=True)
         if len(which):
             x, t, target = denoising_target(denoiser, z0[which], draw)
-            loss = F.mse_loss(unet(x, t, c[which]).sample, target)
-            loss.backward()
-            losses.append(loss.item())
+            losses.append(_backward(unet, parameters, (x, t, c[which], target), max(1, batch // recipe.draws) * recipe.draws))
         for p in parameters:
             p.grad_sample = _per_image(p.grad_sample, p, recipe.draws)
         norms.append(_norms(parameters).median().item() if len(which) else 0.0)
@@ -107,6 +112,21 @@ def private_finetune(pipeline, recipe: PrivateLoRA, images: Photos, epsilon: flo
         "noise multiplier": noise,
         "epsilon": spent_epsilon(noise, recipe) if noise else None,
     }
+
+
+def _backward(unet, parameters: list[Tensor], batch: tuple[Tensor, ...], at_once: int) -> float:
+    """Leave each sample's gradient in `grad_sample`, so many samples in memory at once; returns their mean loss."""
+    parts, total = [[] for _ in parameters], 0.0
+    for x, t, c, target in zip(*(some.split(at_once) for some in batch), strict=True):
+        loss = F.mse_loss(unet(x, t, c).sample, target)
+        loss.backward()
+        total += loss.item() * len(x)
+        for part, p in zip(parts, parameters, strict=True):
+            part.append(p.grad_sample)
+            p.grad_sample = None
+    for part, p in zip(parts, parameters, strict=True):
+        p.grad_sample = torch.cat(part)
+    return total / len(batch[0])
 
 
 def _on(device: torch.device, seed: int) -> torch.Generator:

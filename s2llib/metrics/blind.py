@@ -12,7 +12,7 @@ __all__ = ["blind_scores", "caption_features", "image_features"]
 
 
 def image_features(pixels: Tensor) -> np.ndarray:
-    """[n, 45] of pixels [n, 3, h, w]: colour moments, gradient energy at three scales, an 4 x 4 luminance thumbnail."""
+    """[n, 46] of pixels [n, 3, h, w]: colour moments, gradient energy at three scales, a 4 x 4 luminance thumbnail."""
     x = pixels.double().numpy()
     moments = [x.mean((2, 3)), x.std((2, 3)), np.quantile(x, [0.05, 0.95], axis=(2, 3)).transpose(1, 2, 0).reshape(len(x), -1)]
     grey = x.mean(1)

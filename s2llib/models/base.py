@@ -12,7 +12,17 @@ from s2llib.models.pipeline import PARTS, base_folder
 from s2llib.params import Params, ParamsError
 from s2llib.store import Store, digest, file_digest, folder_digest
 
-__all__ = ["WORLD", "base_key", "base_model", "base_tokenizer", "check_trained_on", "check_world", "content", "training_world"]
+__all__ = [
+    "WORLD",
+    "auxiliary_inputs",
+    "base_key",
+    "base_model",
+    "base_tokenizer",
+    "check_trained_on",
+    "check_world",
+    "content",
+    "training_world",
+]
 
 VAE_VERSION = 1
 CLIP_VERSION = 2
@@ -22,7 +32,8 @@ BASE_VERSION = 2
 WORLD = "world.json"  # in a base model's folder: what its UNet was trained on
 
 
-def _auxiliary_inputs(p: Params) -> dict:
+def auxiliary_inputs(p: Params) -> dict:
+    """What the images that VAE and CLIP train on depend on."""
     keys = {"kind", "seed", "people", "bystanders"} | ({"members", "nonmembers"} if p.world.kind == "olivetti" else set())
     world = p.world.model_dump(include=keys)
     return {"world": world, "data": data_version(p.world), "auxiliary": p.base.auxiliary, "seed": p.seed}
@@ -38,7 +49,7 @@ def training_world(p: Params, people: int | None) -> dict:
 
 def _inputs(p: Params) -> dict[str, dict]:
     """What each stage of pre-training depends on."""
-    auxiliary = _auxiliary_inputs(p)
+    auxiliary = auxiliary_inputs(p)
     vae = auxiliary | {"vae": p.base.vae.model_dump(), "version": VAE_VERSION}
     clip = auxiliary | {"clip": p.base.clip.model_dump(), "version": CLIP_VERSION}
     unet = {

@@ -61,7 +61,7 @@ def load_blip(folder: Path):
     from transformers import AutoTokenizer, BlipForConditionalGeneration
 
     model = BlipForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True, use_safetensors=True)
-    return model.eval().requires_grad_(False), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return model.eval().requires_grad_(False), AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def _pixels(model, x: Tensor) -> Tensor:

@@ -34,11 +34,10 @@ class Denoiser:
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """z0 [n, ch, h, w] of pixels [n, 3, H, W] in [0, 1]: the posterior's mode times the VAE's scaling factor."""
-        x = pixels.to(self.device) * 2 - 1
         if not self.conditional:
-            return x
+            return pixels.to(self.device) * 2 - 1
         vae = self.pipeline.vae
-        return self._batches(lambda some: vae.encode(some).latent_dist.mode(), x) * vae.config.scaling_factor
+        return self._batches(lambda some: vae.encode(some.to(self.device) * 2 - 1).latent_dist.mode(), pixels) * vae.config.scaling_factor
 
     def encode_photos(self, photos: Photos) -> Tensor:
         """z0 of image files, a batch in memory at a time."""

@@ -106,9 +106,9 @@ def transformers_tokens(folder: Path, x: Tensor, batch: int) -> Tensor:
     """Last hidden states of a vision model of transformers (ViT, DeiT, BEiT, CLIP, DINOv2): resized and normalised as its folder says."""
     from transformers import AutoConfig, AutoModel, CLIPVisionModel
 
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     kind = CLIPVisionModel if config.model_type.startswith("clip") else AutoModel
-    model = kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True, use_safetensors=True).eval()
+    model = kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False).eval()
     listing = folder / "preprocessor_config.json"
     given = json.loads(listing.read_text()) if listing.is_file() else {}
     moments = [given.get(key, [0.5] * 3) for key in ("image_mean", "image_std")]

@@ -29,6 +29,8 @@ def check_hardware(p: Hardware, device: torch.device) -> None:
     if p.precision == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ParamsError("hardware.precision is 'bfloat16', which this GPU lacks; set it to float32.")
     optimizer_class(p.optimizer)
+    if p.optimizer == "adamw8bit" and device.type != "cuda":
+        raise ParamsError("hardware.optimizer is 'adamw8bit', whose state is kept on a GPU, and none is used here; set it to adamw.")
 
 
 def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
@@ -69,7 +71,8 @@ def prepare(pipeline, p: Hardware, device: torch.device, trains: bool):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, a GPU's or the computer's."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    says = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in says)
 
 
 def halved(batch: int, error: BaseException) -> int:

@@ -1,6 +1,7 @@
 """Loading pipelines: a diffusers folder in, a `StableDiffusionPipeline` in float32 out. Safetensors only."""
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ def pick_device(wanted: str) -> "torch.device":
 
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ParamsError("device is 'cuda' but no GPU is visible; set device to 'auto' or 'cpu'.")
+    torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False  # SecMI subtracts two close predictions: float32 must mean float32
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
@@ -146,14 +148,18 @@ def base_folder(params: Params) -> Path | None:
     """Where a base model that is not trained here lies; downloads it only if `base.hub` asks for that."""
     if params.trains_base:
         return None
-    if params.base.hub:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError
+    return _downloaded(params.base.hub) if params.base.hub else resolved(params.base.path)
 
-        wanted = [f"{part}/{kind}" for part in PARTS for kind in ("*.json", "*.txt", "*.safetensors")]
-        try:
-            return Path(snapshot_download(params.base.hub, allow_patterns=["*.json", *wanted], ignore_patterns=["*.fp16.*", "*non_ema*"]))
-        except (OSError, ValueError, HfHubHTTPError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ParamsError(f"base.hub: {params.base.hub} cannot be downloaded ({reason}); check its name and the network.") from None
-    return resolved(params.base.path)
+
+@lru_cache
+def _downloaded(name: str) -> Path:
+    """The folder of a pipeline of the hub, asked for once: a model that is changed there in the middle of a run changes nothing here."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    wanted = [f"{part}/{kind}" for part in PARTS for kind in ("*.json", "*.txt", "*.safetensors")]
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", *wanted], ignore_patterns=["*.fp16.*", "*non_ema*"]))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ParamsError(f"base.hub: {name} cannot be downloaded ({reason}); check its name and the network.") from None

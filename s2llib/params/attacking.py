@@ -8,7 +8,7 @@ from s2llib.params.section import Distinct, Positive, Rate, Section, Some, Times
 
 __all__ = ["ATTACK", "AtTimestep", "Attacks", "Extraction", "Loss", "SecMI", "Sweep"]
 
-ATTACK = Literal["secmi", "pia", "pian", "loss", "sima"]
+ATTACK = Literal["secmi", "pia", "pian", "loss", "sima", "clid"]
 
 
 class SecMI(Section):
@@ -43,6 +43,8 @@ class Sweep(Section):
 
 
 class Attacks(Section):
+    """clid costs twice what loss does and is in no reported table; add it to names to run it."""
+
     names: Annotated[list[ATTACK], Some, Distinct] = ["secmi", "pia", "pian", "loss", "sima"]
     caption: bool = False
     batch: Positive = 128
@@ -51,6 +53,7 @@ class Attacks(Section):
     pian: AtTimestep = AtTimestep(t=200)
     sima: AtTimestep = AtTimestep(t=100)
     loss: Loss = Loss()
+    clid: Loss = Loss()
     sweep: Sweep = Sweep()
 
 

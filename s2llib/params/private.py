@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from s2llib.params.finetuning import LoRA
-from s2llib.params.section import Axis, Count, Distinct, Positive, Rate, Section, Some, Two
+from s2llib.params.section import Axis, Count, Distinct, Positive, Rate, SamplingSteps, Section, Some, Two
 
 __all__ = ["BlackBox", "Encoder", "Overfitted", "PrivateLoRA"]
 
@@ -63,7 +63,7 @@ class BlackBox(Section):
     tune: LoRA = LoRA(steps=1500, batch=16, lr=1e-3, rank=32, alpha=32)
     queries: Positive = 3
     budget: Positive = 1000
-    steps: Positive = 30
+    steps: SamplingSteps = 30
     guidance: Annotated[float, Field(ge=0)] = 7.5
     batch: Positive = 80
     encoder: str = "vae"

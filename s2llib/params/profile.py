@@ -81,7 +81,7 @@ def profiles() -> list[str]:
     return sorted(path.stem for path in PARAMS_DIR.glob("*.yaml"))
 
 
-def _read(profile: str) -> dict:
+def _read(profile: str, below: tuple[str, ...] = ()) -> dict:
     path = PARAMS_DIR / f"{profile}.yaml"
     if not path.is_file():
         raise ParamsError(f"Unknown profile '{profile}': there is no {path.name} in params/; known: {', '.join(profiles())}.")
@@ -89,8 +89,12 @@ def _read(profile: str) -> dict:
         own = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error:
         raise ParamsError(f"params/{path.name} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(own, dict):
+        raise ParamsError(f"params/{path.name} holds no keys with values; write KEY: VALUE, such as seed: 0.")
     parent = own.pop("extends", None)
-    return _merged(_read(parent), own) if parent else own
+    if parent in (*below, profile):
+        raise ParamsError(f"params/{path.name}: extends leads back to {parent}; name another profile, or none.")
+    return _merged(_read(parent, (*below, profile)), own) if parent else own
 
 
 def _merged(old: dict, new: dict) -> dict:

@@ -14,6 +14,7 @@ __all__ = [
     "ParamsError",
     "Positive",
     "Rate",
+    "SamplingSteps",
     "Section",
     "Share",
     "Some",
@@ -30,6 +31,7 @@ Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Timestep = Annotated[int, Field(ge=0, le=999)]
+SamplingSteps = Annotated[int, Field(ge=1, le=1000)]
 
 
 class ParamsError(ValueError):

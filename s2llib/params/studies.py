@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from s2llib.params.attacking import ATTACK, SecMI
 from s2llib.params.defending import SETTING
 from s2llib.params.finetuning import KNOWLEDGE, Recipe
-from s2llib.params.section import Axis, Count, Distinct, Positive, Rate, Section, Some, Timestep, Two, multiple_of
+from s2llib.params.section import Axis, Count, Distinct, Positive, Rate, SamplingSteps, Section, Some, Timestep, Two, multiple_of
 
 __all__ = ["Ablations", "Audit", "Priors", "ZeroPrior"]
 
@@ -45,7 +45,7 @@ class ZeroPrior(Section):
     seeds: Annotated[list[Count], Some, Distinct] = [0, 1]
     sigmas: Annotated[list[Rate], Some, Distinct] = [0.005, 0.01, 0.02]
     images: Positive = 256
-    sampling: Positive = 50
+    sampling: SamplingSteps = 50
     steps: Positive = 150
     tune_batch: Positive = 16
     tune_lr: Rate = 1e-4

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from s2llib.params.section import Count, Distinct, Positive, Rate, Section, Share, Some, multiple_of
+from s2llib.params.section import Count, Distinct, Positive, Rate, SamplingSteps, Section, Share, Some, multiple_of
 
 __all__ = ["CLIP", "SP", "VAE", "Base", "Template", "UNet", "World"]
 
@@ -133,7 +133,7 @@ class SP(Section):
     """The self-generated private-domain images (S2L, section 4.1)."""
 
     images: Positive = 48
-    steps: Positive = 25
+    steps: SamplingSteps = 25
     guidance: Annotated[float, Field(ge=0)] = 3.0
     templates: Annotated[list[Template], Some] = [Template(text="photo of {name}", weight=0.7), Template(text="face of {name}", weight=0.3)]
     suffix: str = ""

@@ -46,9 +46,15 @@ def ablations(p: Params) -> dict[str, Ablation]:
     }
     if a.scale:
         found["s2l_model_scale"] = Ablation(
-            "base model", "dreambooth", {path.split("/")[-1]: other_base(path) for path in a.scale}, "rises"
+            "base model", "dreambooth", {name: other_base(path) for name, path in zip(_names(a.scale), a.scale, strict=True)}, "rises"
         )
     return found
+
+
+def _names(paths: list[str]) -> list[str]:
+    """What folders are called in a table: by their last part, or whole where two have the same."""
+    last = [path.rstrip("/").split("/")[-1] for path in paths]
+    return last if len(set(last)) == len(last) else paths
 
 
 def _aucs(scores: pd.DataFrame, p: Statistics) -> dict[str, Estimate]:

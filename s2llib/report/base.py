@@ -10,6 +10,7 @@ from s2llib.data.domain import Domain
 from s2llib.data.worlds import known_names
 from s2llib.metrics.clip import retrieved
 from s2llib.models.denoiser import Denoiser
+from s2llib.models.hardware import in_batches
 from s2llib.study import Study
 
 __all__ = ["base_metrics", "base_table", "captions_table", "reconstruction", "splits_table"]
@@ -34,11 +35,11 @@ def captions_table(domain: Domain, count: int = 5) -> pd.DataFrame:
 
 def reconstruction(study: Study, pixels: Tensor) -> Tensor:
     """Images [n, 3, h, w] in [0, 1] through the autoencoder and back."""
-    batch, vae = study.params.attacks.batch, study.base.vae
-    z = Denoiser(study.base, batch).encode(pixels) / vae.config.scaling_factor
+    denoiser, vae = Denoiser(study.base, study.params.attacks.batch), study.base.vae
+    z = denoiser.encode(pixels) / vae.config.scaling_factor
     with torch.no_grad():
-        decoded = torch.cat([vae.decode(some).sample for some in z.split(batch)])
-    return (decoded.cpu() / 2 + 0.5).clamp(0, 1)
+        decoded, _ = in_batches(lambda some: vae.decode(some).sample.cpu(), (z,), denoiser.batch)
+    return (decoded / 2 + 0.5).clamp(0, 1)
 
 
 def base_metrics(study: Study, domains: int = 40) -> dict[str, float]:

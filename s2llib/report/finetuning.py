@@ -58,7 +58,7 @@ def clip_hits(study: Study, methods: list[str]) -> dict[str, list[np.ndarray]]:
     people = known_names(study.params.world)
     prompts = [study.params.world.condition.format(name=name) for name in people]
     cells = [(method, domain) for method in methods for domain in study.domains_of(method)]
-    precompute(study, "samples", [(domain, method, 0) for method, domain in cells])
+    precompute(study, "samples", [(domain, method, study.params.finetune.seeds[0]) for method, domain in cells])
     pixels = [study.samples(domain, method).pixels(study.image_size) for method, domain in cells]
     truth = torch.cat([torch.full((len(x),), people.index(domain.name)) for (_, domain), x in zip(cells, pixels, strict=True)])
     hits = retrieved(study.base_folder, torch.cat(pixels), truth, prompts).split([len(x) for x in pixels])

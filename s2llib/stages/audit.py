@@ -77,6 +77,7 @@ class AuditStage:
         method(p.audit.method, "audit.method")
         if not p.audit.stranger or p.world.kind == "folder":  # which has no trials
             return
+        p.changed(p.audit.stranger)
         if p.world.kind != "portraits":
             raise ParamsError(f"audit.stranger: another seed of a world of kind '{p.world.kind}' has the same people; set it to null.")
         if p.audit.stranger.get("world.seed", p.world.seed) == p.world.seed:

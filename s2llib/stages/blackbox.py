@@ -46,7 +46,7 @@ class BlackBoxStage(PrivateModels):
         from s2llib.models.encoders import check_encoder
 
         p, world = self.params.blackbox, self.params.world
-        check_epsilons(p.private.epsilons, p.private, "blackbox.private")
+        check_epsilons(p.private.epsilons, p.private, p.members, "blackbox.private")
         if folder := p.folder or (world.folder if world.kind == "folder" else None):
             check_captions(resolved(folder))
         if folder or world.kind != "portraits":  # portraits are drawn as many as are asked for

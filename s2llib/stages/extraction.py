@@ -29,7 +29,7 @@ def crowd_column(delta: float) -> str:
 class ExtractionStage:
     """What `Study` knows about data extraction."""
 
-    def generations(self, domain: Domain, method: str = PRETRAINED, seed: int = 0) -> Photos:
+    def generations(self, domain: Domain, method: str = PRETRAINED, seed: int | None = None) -> Photos:
         """What a model of the grid generates, to find photographs in: the same prompts and noise for every model.
 
         extraction.prompts `sp`: SP prompts; `captions`: the caption of every member and of every iid non-member, `draws` times, so
@@ -38,7 +38,7 @@ class ExtractionStage:
         """
         from s2llib.generate import draw_prompts
 
-        p = self.params.extraction
+        p, seed = self.params.extraction, self._which(method, seed)
         if p.prompts == "captions":
             prompts = [text for split in SIDES for text in domain.splits[split].captions] * p.draws
         else:
@@ -54,7 +54,11 @@ class ExtractionStage:
         (generated images whose nearest of the split it is and that lie within extraction.delta), crowd_D (training images
         within D of it, for every D of extraction.deltas; of a non-member: non-members within D of it).
         """
-        cells = list(self.cells(methods, domains))
+        cells, p = list(self.cells(methods, domains)), self.params.extraction
+        if bad := [tiles for tiles in (p.tiles, p.other_tiles) if self.image_size % tiles]:
+            raise ParamsError(
+                f"extraction: images of {self.image_size} pixels cannot be cut into {bad[0]} x {bad[0]} tiles; give a divisor."
+            )
         precompute(self, "extracted", cells)
         return pd.concat([self.extracted(*cell) for cell in track(cells, "extraction")], ignore_index=True)
 
@@ -73,8 +77,9 @@ class ExtractionStage:
         inputs |= {} if p.extraction.guidance is None else {"guidance": p.extraction.guidance}
         return self._model_inputs(domain, method, seed) | inputs | drawn
 
-    def extracted(self, domain: Domain, method: str, seed: int = 0) -> pd.DataFrame:
-        """One cell of `extraction`."""
+    def extracted(self, domain: Domain, method: str, seed: int | None = None) -> pd.DataFrame:
+        """One cell of `extraction`; seed: the first."""
+        seed = self._which(method, seed)
         inputs = self._extraction_inputs(domain, method, seed)
         make = lambda new: self._extract(domain, method, seed, new)  # noqa: E731
         table = pd.read_parquet(self.store.get("extraction", EXTRACTION_VERSION, inputs, make) / "extraction.parquet")

@@ -78,8 +78,11 @@ class MembershipStage:
         """Each attack at every setting of the sweep."""
         p = self.params.attacks
         single = [{"t": t} for t in p.sweep.timesteps]
-        losses = [{"timesteps": [t], "draws": p.loss.draws} for t in p.sweep.timesteps]
-        special = {"secmi": [setting.model_dump() for setting in p.sweep.secmi], "loss": losses}
+        special = {"secmi": [setting.model_dump() for setting in p.sweep.secmi]}
+        special |= {
+            name: [{"timesteps": [t], "draws": given.draws} for t in p.sweep.timesteps]
+            for name, given in (("loss", p.loss), ("clid", p.clid))
+        }
         return {name: special.get(name, single) for name in p.names}
 
     def sweep(self) -> pd.DataFrame:

@@ -83,7 +83,9 @@ class MixSynStage(QualityStage):
             raise ParamsError(f"mixsyn.clip: there is no folder {p.clip}; save a CLIP model there, or name one on the hub.")
         if p.clip:
             check_clip(self.judge)
-        check_epsilons([p.epsilon], self.params.blackbox.private, "mixsyn.epsilon, with the recipe of blackbox.private")
+        check_epsilons(
+            [p.epsilon], self.params.blackbox.private, self.params.sp.images, "mixsyn.epsilon, with the recipe of blackbox.private"
+        )
         if not (p.clip or self.params.trains_base or (self.base_folder / "clip").is_dir()):
             raise ParamsError(
                 f"mixsyn.clip names no CLIP model and {self.base_folder} has none in clip/, which CLIP-R precision needs; set it to one,"

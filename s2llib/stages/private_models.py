@@ -12,6 +12,7 @@ import torch
 from s2llib.data.domain import Domain, Photos
 from s2llib.data.worlds import auxiliary_images, data_version, private_pool
 from s2llib.finetune.methods import METHODS
+from s2llib.models.base import auxiliary_inputs
 from s2llib.params import LoRA
 from s2llib.store import digest, file_digest, folder_digest, number
 
@@ -178,7 +179,7 @@ class PrivateModels:
         source = {"folder": folder_digest(self._captioner())} if p.captioner else {"base": self.base_key, "known": digest(known)}
         files = [file_digest(path) for path in photos.paths]
         own = list(photos.captions) if self._auxiliary_is_shadow else None  # a photograph must not find its own caption
-        source |= {"own": digest(own)} if own else {}
+        source |= {"size": self.image_size} | ({"own": digest(own)} if own else {})
 
         def make(new: Path) -> None:
             x = photos.pixels(self.image_size)
@@ -199,7 +200,7 @@ class PrivateModels:
             return folder
         own = Photos.join(self.private_sets[2:])
         inputs = {"model": folder_digest(folder), "content": self._content(own), "seed": self.params.seed}
-        inputs |= {"steps": p.captioner_steps, "lr": p.captioner_lr}
+        inputs |= {"steps": p.captioner_steps, "lr": p.captioner_lr, "size": self.image_size}
 
         def make(new: Path) -> None:
             model, tokenizer = load_blip(folder)
@@ -246,9 +247,9 @@ class PrivateModels:
         from s2llib.models.encoders import load_selfsupervised, save_selfsupervised, train_selfsupervised
 
         p, world = self.params.blackbox.selfsupervised, self.params.world
-        source = {"base": self.params.base.auxiliary, "world": world.model_dump(include={"kind", "seed", "people", "bystanders"})}
+        source = auxiliary_inputs(self.params)
         if self._auxiliary_is_shadow:
-            source = {"content": self._content(Photos.join(self.private_sets[2:]))}
+            source = {"content": self._content(Photos.join(self.private_sets[2:])), "size": self.image_size}
         inputs = source | {"encoder": p.model_dump(), "seed": self.params.seed, "data": data_version(world)}
 
         def make(new: Path) -> None:

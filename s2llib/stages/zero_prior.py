@@ -112,7 +112,7 @@ class ZeroPriorStage:
         domains = self._zero_people
         settings = {"loss": self.params.attacks.loss.model_dump(), "secmi": p.secmi.model_dump()}
         settings |= {name: {"t": p.t} for name in ("pia", "pian", "sima")}
-        settings = {name: settings[name] for name in self.params.attacks.names}
+        settings = {name: settings[name] for name in self.params.attacks.names if name in settings}  # CLiD needs a prompt
         inputs = self._zero_inputs(self.zero_variants()[title], seed)
         inputs |= {"domains": [domain.digest for domain in domains], "settings": settings}
         make = lambda new: self._score_zero(domains, settings, self.zero_model(title, seed), new)  # noqa: E731
