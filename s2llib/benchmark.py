@@ -314,6 +314,8 @@ def _walk(args: argparse.Namespace) -> list[dict]:
 def main() -> int:
     args = parser().parse_args()
     if args.what == "extraction":
+        if len(args.counts) > 3:
+            parser().error("extraction takes three numbers at most: generated images, training images, pixels")
         print(extraction_cost(*args.counts, *(5000, 100000, 64)[len(args.counts) :]))
         return 0
     try:

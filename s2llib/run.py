@@ -260,11 +260,12 @@ def run(args: argparse.Namespace) -> int:
         print(estimate(study, [path.name[:2] for path in notebooks if path not in refusals]), file=sys.stderr, flush=True)
         study.__dict__.pop("base", None)  # its memory is for the notebooks
         free_memory()
-    if args.fresh:
-        os.environ["S2L_FRESH"] = str(time.time())
     folder, rows = study.store.root / "runs" / args.profile, []
     with room_on(study.store.root):
         folder.mkdir(parents=True, exist_ok=True)
+        if args.fresh:  # by the clock of the store's file system, which may be another machine's
+            (folder / "fresh").touch()
+            os.environ["S2L_FRESH"] = str((folder / "fresh").stat().st_mtime)
     for number, path in enumerate(notebooks, 1):
         if path in refusals:
             print(f"{path.stem} is skipped. {refusals[path]}", file=sys.stderr)

@@ -16,7 +16,7 @@ from transformers import CLIPModel
 from s2llib.models.base import WORLD
 from s2llib.models.pipeline import base_folder
 from s2llib.models.unconditional import load_unconditional
-from s2llib.params import load_params, resolved
+from s2llib.params import ParamsError, load_params, resolved
 from s2llib.report.base import base_metrics
 from s2llib.report.provenance import provenance
 from s2llib.study import Study
@@ -104,6 +104,8 @@ def ship_unconditional() -> Path:
 
 def ship_base(profile: str) -> Path:
     shipped = base_folder(load_params(profile))
+    if not shipped:
+        raise ParamsError(f"params/{profile}.yaml: base.path names no folder to ship to; set it.")
     study = Study.from_profile(profile, {"retrain_base": True})
     log = OWN_LOG if (shipped / "calibration.md").is_file() else OTHER_LOG.format(profile=profile)
     metrics = base_metrics(study)
@@ -124,11 +126,16 @@ def ship_base(profile: str) -> Path:
     return shipped
 
 
-def main() -> None:
+def main() -> int:
     wanted = sys.argv[1] if len(sys.argv) > 1 else "lab-full"
-    shipped = ship_unconditional() if wanted == "--unconditional" else ship_base(wanted)
+    try:
+        shipped = ship_unconditional() if wanted == "--unconditional" else ship_base(wanted)
+    except ParamsError as error:
+        print(error, file=sys.stderr)
+        return 2
     print(f"{shipped}: {sum(path.stat().st_size for path in shipped.rglob('*') if path.is_file()) / 1e6:.1f} MB")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

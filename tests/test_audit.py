@@ -381,6 +381,16 @@ def test_two_folders_of_images_are_a_world(tmp_path, pipeline_folder):
     assert "trials need a model whose members are known" in study.no_trials()
 
 
+def test_two_folders_without_captions_cannot_be_asked_from_outside(tmp_path, pipeline_folder):
+    for side, seed in (("in", 0), ("out", 1)):
+        paint(tmp_path, side, 64, seed)
+    study = own(tmp_path, pipeline_folder)
+    assert study.no_blackbox().startswith("blackbox: 64 photographs have no caption of their own, which Attack-I and III need; put a .txt")
+    for i in range(64):
+        (tmp_path / "out" / f"{i}.txt").write_text(f"a photo of zoe, {i}")
+    assert "caption of their own" not in study.variant({}).no_blackbox()
+
+
 @pytest.mark.parametrize(
     ("how", "message"),
     [

@@ -24,7 +24,7 @@ from s2llib.loop import generator
 from s2llib.metrics.bootstrap import PhotoBootstrap
 from s2llib.models.captioner import retrieve_captions, slot_accuracy, tune_blip, write_captions
 from s2llib.models.denoiser import Denoiser
-from s2llib.models.encoders import check_encoder, contrastive_loss, dct_tokens, transformers_tokens
+from s2llib.models.encoders import _edge, check_encoder, contrastive_loss, dct_tokens, transformers_tokens
 from s2llib.models.pipeline import load_pipeline
 from s2llib.params import ParamsError, PrivateLoRA
 from s2llib.report.blackbox import dp_table, dp_verdict, scenario_table, study_table, threshold_table
@@ -336,6 +336,19 @@ def test_a_vision_model_of_transformers_is_an_encoder_after_its_own_preprocessin
     torch.testing.assert_close(
         transformers_tokens(check_encoder("vit", str(tmp_path)), x, 1), expected.last_hidden_state, atol=1e-4, rtol=1e-4
     )
+
+
+@pytest.mark.parametrize(
+    ("listing", "edge"),
+    [
+        ({"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}}, 224),
+        ({"size": {"height": 384, "width": 384}}, 384),
+        ({"size": 224}, 224),
+        ({"image_mean": [0.5] * 3}, None),
+    ],
+)
+def test_images_are_brought_to_the_size_that_the_preprocessor_names(listing, edge):
+    assert _edge(listing) == edge
 
 
 def test_slots():

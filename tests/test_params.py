@@ -159,6 +159,10 @@ def test_people_with_public_photographs_alone_are_no_members(folder, pipeline_fo
     assert [person.name for person in study.everyone] == ["zoe"]
     assert study.no_transfer() == ""
     assert study.prior_levels()[-1] == "attributes", "zoe has no public photographs"
+    shutil.copy(path / "member1.png", path / "public1.png")
+    assert re.search("the public photograph .*public1.png is the same image as .*member1.png; remove one", study.no_transfer())
+    (path / "public1.png").write_bytes(b"x")
+    assert "public1.png cannot be read as an image" in study.no_transfer()
 
 
 def broken(folder, rows, how):

@@ -123,6 +123,8 @@ def test_public_photographs_are_in_no_split_and_known_to_no_unet(study):
         ),
         ({"finetune.knowledge": "all"}, "finetune.knowledge is 'all'"),
         ({"zero_prior.path": "models/lab"}, "is no DDPMPipeline"),
+        ({"priors.transfer.prior_weight": 1.0}, "priors.transfer.prior_weight is 1, but there are no prior images here; set it to 0"),
+        ({"sp.steps": 1001}, "sp.steps is 1001; it must be less than or equal to 1000"),
         ({"extraction.delta": 0}, "extraction.delta is 0; it must be greater than 0"),
         ({"extraction.k": 0}, "extraction.k is 0; it must be greater than or equal to 1"),
         ({"extraction.k": 3}, "deltas must hold delta .0.1. and ks must hold k .3."),

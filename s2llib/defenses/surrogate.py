@@ -7,7 +7,7 @@ from s2llib.data.domain import Domain, Photos
 from s2llib.finetune.parts import PARTS
 from s2llib.finetune.recipe import denoising_target
 from s2llib.loop import generator, train
-from s2llib.models.denoiser import Denoiser
+from s2llib.models.denoiser import Denoiser, token_ids
 from s2llib.params import Hardware
 from s2llib.params import Surrogate as Settings
 
@@ -91,8 +91,6 @@ class Surrogate:
         return (self.denoiser.predict(zt, t, self._embedded(texts)) - target).square().mean()
 
     def _embedded(self, texts: list[str]) -> Tensor:
-        tokenizer, distinct = self.denoiser.pipeline.tokenizer, sorted(set(texts))
-        length = tokenizer.model_max_length
-        ids = tokenizer(distinct, padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
-        c = self.denoiser.pipeline.text_encoder(ids.to(self.denoiser.device))[0]
+        pipeline, distinct = self.denoiser.pipeline, sorted(set(texts))
+        c = pipeline.text_encoder(token_ids(pipeline, distinct).to(self.denoiser.device))[0]
         return c[torch.tensor([distinct.index(text) for text in texts])]

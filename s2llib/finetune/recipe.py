@@ -15,7 +15,7 @@ from s2llib.finetune.methods import Method
 from s2llib.finetune.parts import PARTS, adapter
 from s2llib.finetune.textual_inversion import FILE, load_tokens, placeholder, pop_tokens, save_tokens
 from s2llib.loop import train
-from s2llib.models.denoiser import Denoiser
+from s2llib.models.denoiser import Denoiser, token_ids
 from s2llib.models.pipeline import load_pipeline
 from s2llib.params import Hardware, ParamsError, Recipe
 
@@ -53,10 +53,8 @@ class _Prompts:
     def __init__(self, pipeline, texts: list[str], frozen: bool):
         self.texts = sorted(set(texts))
         self.which = torch.tensor([self.texts.index(text) for text in texts])
-        self.encoder, tokenizer = pipeline.text_encoder, pipeline.tokenizer
-        length, texts = tokenizer.model_max_length, pipeline.maybe_convert_prompt(self.texts, tokenizer)
-        self.ids = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
-        self.ids = self.ids.to(self.encoder.device)
+        self.encoder = pipeline.text_encoder
+        self.ids = token_ids(pipeline, self.texts).to(self.encoder.device)
         with torch.no_grad():
             self.once = self.encoder(self.ids)[0] if frozen else None
 

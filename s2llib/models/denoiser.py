@@ -6,7 +6,14 @@ from torch import Tensor
 from s2llib.data.domain import Photos
 from s2llib.models.hardware import autocast, computes_on, in_batches
 
-__all__ = ["Denoiser"]
+__all__ = ["Denoiser", "token_ids"]
+
+
+def token_ids(pipeline, texts: list[str]) -> Tensor:
+    """[n, tokens] ids of prompts, padded and cut to the text encoder's length; of a token with several vectors, all of them."""
+    tokenizer = pipeline.tokenizer
+    texts = pipeline.maybe_convert_prompt(texts, tokenizer)
+    return tokenizer(texts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
 
 
 class Denoiser:
@@ -48,12 +55,7 @@ class Denoiser:
         """c [n, tokens, dim]: last hidden states of the text encoder; [n, 0, 0] without one."""
         if not self.conditional:
             return torch.zeros(len(texts), 0, 0, device=self.device)
-        tokenizer = self.pipeline.tokenizer
-        texts = self.pipeline.maybe_convert_prompt(texts, tokenizer)
-        ids = tokenizer(
-            texts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
-        ).input_ids  # fmt: skip
-        return self._batches(lambda some: self.pipeline.text_encoder(some)[0], ids.to(self.device))
+        return self._batches(lambda some: self.pipeline.text_encoder(some)[0], token_ids(self.pipeline, texts).to(self.device))
 
     @torch.no_grad()
     def eps(self, z: Tensor, t: int | Tensor, c: Tensor) -> Tensor:

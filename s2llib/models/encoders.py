@@ -112,8 +112,17 @@ def transformers_tokens(folder: Path, x: Tensor, batch: int) -> Tensor:
     listing = folder / "preprocessor_config.json"
     given = json.loads(listing.read_text()) if listing.is_file() else {}
     moments = [given.get(key, [0.5] * 3) for key in ("image_mean", "image_std")]
-    size = getattr(config, "vision_config", config).image_size
+    size = _edge(given) or getattr(config, "vision_config", config).image_size
     return torch.cat([model(pixel_values=normalised(some, size, *moments)).last_hidden_state for some in x.split(batch)])
+
+
+def _edge(listing: dict) -> int | None:
+    """The edge in pixels that a preprocessor's listing brings images to; None where it says nothing."""
+    for key in ("crop_size", "size"):
+        size = listing.get(key)
+        if found := size.get("height") or size.get("shortest_edge") if isinstance(size, dict) else size:
+            return found
+    return None
 
 
 def normalised(x: Tensor, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -51,6 +51,12 @@ class BlackBoxStage(PrivateModels):
             check_captions(resolved(folder))
         if folder or world.kind != "portraits":  # portraits are drawn as many as are asked for
             self.private_sets  # noqa: B018  raises
+        if world.folders and not p.folder:
+            bare = {f"a photo of {domain.name}" for domain in self.domains}
+            if lacking := sum(text in bare for some in self.private_sets for text in some.captions):
+                raise ParamsError(
+                    f"blackbox: {lacking} photographs have no caption of their own, which Attack-I and III need; put a .txt beside each."
+                )
         for name, folder in p.encoder_folders.items():
             check_encoder(name, folder)
         if p.captioner:

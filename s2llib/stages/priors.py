@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from s2llib.data.domain import Domain, Photos
+from s2llib.data.domain import PUBLIC, Domain, Photos
+from s2llib.data.folders import check_images
 from s2llib.data.worlds import data_version, domain_names, known_names, public_photos
 from s2llib.finetune.knowledge import LEVELS, NAMELESS, alias
 from s2llib.finetune.methods import METHODS, PRETRAINED, Method
 from s2llib.params import ParamsError
 from s2llib.progress import track
 from s2llib.scale import precompute
-from s2llib.store import number
+from s2llib.store import file_digest, number
 
 __all__ = ["TRANSFER", "PriorStage"]
 
@@ -82,6 +83,9 @@ class PriorStage:
             raise ParamsError(f"priors.method is '{p.priors.method}'; it must be one of {', '.join(BASE_WEIGHTS)}.")
         if isinstance(p.priors.public, list):
             self.public_names()
+        for key, recipe in (("priors.transfer", p.priors.transfer), ("blackbox.tune", p.blackbox.tune)):
+            if recipe.prior_weight:
+                raise ParamsError(f"{key}.prior_weight is {recipe.prior_weight:g}, but there are no prior images here; set it to 0.")
 
     def public_names(self) -> list[str]:
         """The people whose photographs are public; raises ParamsError if one is unknown or private, or if there are too few."""
@@ -116,11 +120,22 @@ class PriorStage:
 
     def _lacking(self, names: list[str], count: int) -> str:
         try:
-            for name in names:
-                public_photos(self.params.world, name, count, self.store)
+            photos = {name: {PUBLIC: public_photos(self.params.world, name, count, self.store)} for name in names}
+            if self.params.world.kind == "folder":
+                check_images(photos)
+                self._check_public(photos)
         except ParamsError as error:
             return str(error)
         return ""
+
+    def _check_public(self, photos: dict[str, dict[str, Photos]]) -> None:
+        """Raises ParamsError if a public photograph of one domain is a member or a non-member of another."""
+        attacked = {
+            file_digest(path): path for d in self.domains for split, some in d.splits.items() if split != PUBLIC for path in some.paths
+        }
+        for path in (path for splits in photos.values() for path in splits[PUBLIC].paths):
+            if other := attacked.get(file_digest(path)):
+                raise ParamsError(f"Prior knowledge: the public photograph {path} is the same image as {other}; remove one of them.")
 
     @property
     def prior_domains(self) -> list[Domain]:
@@ -166,8 +181,6 @@ class PriorStage:
             "instance": self.params.world.instance, "data": data_version(self.params.world), "finetune": FINETUNE_VERSION,
         }  # fmt: skip
         if self.params.world.kind == "folder":
-            from s2llib.store import file_digest
-
             inputs["files"] = [file_digest(path) for some in photos.values() for path in some.paths]
         return self.store.get("public_base", PUBLIC_VERSION, inputs, lambda new: self._train_public(photos, inputs, new))
 
