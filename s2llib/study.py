@@ -15,7 +15,7 @@ import pandas as pd
 from s2llib.data.domain import Domain, Photos
 from s2llib.data.worlds import domain_names, known_names, load_domains
 from s2llib.finetune.methods import METHODS, PRETRAINED
-from s2llib.params import Params, ParamsError, Recipe, load_params, resolved
+from s2llib.params import Params, ParamsError, Recipe, below_repository, load_params, resolved
 from s2llib.progress import track
 from s2llib.scale import precompute
 from s2llib.stages.audit import AuditStage
@@ -42,8 +42,7 @@ class Study(MembershipStage, ExtractionStage, PriorStage, ZeroPriorStage, BlackB
 
     def __init__(self, params: Params, root: str | Path | None = None):
         self.params = params
-        root = root or os.environ.get("S2L_HOME") or Path(__file__).resolve().parent.parent / "artifacts"
-        self.store = Store(Path(root).expanduser().resolve())
+        self.store = Store(root or below_repository(os.environ.get("S2L_HOME") or "artifacts"))
         self._origin: Study | None = None  # of a variant with the same base model, which is loaded once
 
     @classmethod
@@ -85,6 +84,8 @@ class Study(MembershipStage, ExtractionStage, PriorStage, ZeroPriorStage, BlackB
             self._check_zero_prior(resolved(p.zero_prior.path))
         if p.world.kind != "portraits":
             self.domains  # noqa: B018  read and checked now, not in the middle of a run
+        if p.world.kind == "folder":
+            self.check_public()
 
     def _check_zero_prior(self, folder: Path) -> None:
         """The unconditional model of the profile is there and knows this world."""
@@ -194,6 +195,8 @@ class Study(MembershipStage, ExtractionStage, PriorStage, ZeroPriorStage, BlackB
     def _machine(self, *settings: str) -> str:
         """What results round differently on: the device, and these settings of `hardware` where they are not the default."""
         changed = self.params.hardware.model_dump(include={"attention", *settings}, exclude_defaults=True)
+        if "precision" in changed:
+            changed["outputs"] = "float32"  # of the UNet, when images are drawn
         return " ".join([self._device.type, *(f"{name}={value}" for name, value in sorted(changed.items()))])
 
     @cached_property

@@ -389,6 +389,9 @@ def test_two_folders_without_captions_cannot_be_asked_from_outside(tmp_path, pip
     for i in range(64):
         (tmp_path / "out" / f"{i}.txt").write_text(f"a photo of zoe, {i}")
     assert "caption of their own" not in study.variant({}).no_blackbox()
+    for side, seed in (("in", 2), ("out", 3)):
+        paint(tmp_path, f"{side}/ada", 3, seed)
+    assert "caption of their own" in own(tmp_path, pipeline_folder, domains=["zoe"]).no_blackbox(), "of one who is not attacked"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from s2llib.report.ablations import ablation_table, ablations, trend_table, tren
 from s2llib.report.finetuning import _made_alike, methods_table, printed_methods
 from s2llib.report.membership import membership_table, printed_membership, sweep_table, verdicts
 from s2llib.report.placebo import placebo_table, placebo_verdicts, printed_placebo
+from s2llib.report.report import figures_root
 from s2llib.study import PRETRAINED
 
 
@@ -114,6 +116,14 @@ def test_the_sweep_covers_each_attack_and_timestep_before_and_after(study):
     table = sweep_table(study.sweep(), study.params.statistics)
     assert len(table) == 5 * 2 * 2
     assert set(table["t"]) == {20, 100}
+
+
+def test_a_relative_home_is_below_the_repository_wherever_a_notebook_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("S2L_HOME", "some/store")
+    monkeypatch.setenv("S2L_FIGURES", "~/pictures")
+    assert Study.from_profile("tiny").store.root == Path(__file__).resolve().parent.parent / "some" / "store"
+    assert figures_root() == Path.home() / "pictures"
 
 
 def test_another_finetuning_seed_gives_another_model_and_the_same_base(study):

@@ -16,7 +16,7 @@ from s2llib.store import Store, digest, file_digest
 
 __all__ = [
     "auxiliary_images", "check_unchanged", "data_version", "domain_names", "everyone", "known_names", "load_domains", "private_pool",
-    "public_photos", "training_photos",
+    "public_photos", "read_world", "training_photos",
 ]  # fmt: skip
 
 PORTRAITS_VERSION = 1
@@ -77,7 +77,7 @@ def _person(world: World, who: int, store: Store) -> Domain:
 
 
 def _folder_domains(world: World, store: Store) -> list[Domain]:
-    found = _read(world)
+    found = read_world(world)
     wanted = {name: found[name] for name in domain_names(world)}
     files = {
         name: {split: [file_digest(path) for path in photos.paths] for split, photos in splits.items()} for name, splits in wanted.items()
@@ -93,7 +93,7 @@ def _folder_domains(world: World, store: Store) -> list[Domain]:
     return [Domain(name, splits, own[name], world.instance, world.condition) for name, splits in wanted.items()]
 
 
-def _read(world: World) -> dict[str, dict[str, Photos]]:
+def read_world(world: World) -> dict[str, dict[str, Photos]]:
     """{domain: {split: Photos}} of `world.folder` or `world.folders`."""
     if world.folder:
         return read_folder(resolved(world.folder))
@@ -103,7 +103,7 @@ def _read(world: World) -> dict[str, dict[str, Photos]]:
 def known_names(world: World) -> list[str]:
     """Names of all people of a world, attacked or not."""
     if world.kind == "folder":
-        return list(_read(world))
+        return list(read_world(world))
     return [person_name(i) for i in range(world.people)]
 
 
@@ -153,7 +153,7 @@ def everyone(world: World, store: Store) -> list[Domain]:
     """All people of a world, attacked or not (bystanders too): whose members are its training set."""
     _checked(world)
     if world.kind == "folder":
-        trained = [name for name, splits in _read(world).items() if set(splits) != {PUBLIC}]
+        trained = [name for name, splits in read_world(world).items() if set(splits) != {PUBLIC}]
         return _folder_domains(world.model_copy(update={"domains": trained}), store)
     return [_person(world, who, store) for who in range(world.people + world.bystanders)]
 
@@ -176,7 +176,7 @@ def public_photos(world: World, name: str, count: int, store: Store) -> Photos:
         return splits[PUBLIC]
     if world.kind != "folder":
         raise ParamsError(f"Prior knowledge: the {world.kind} world has no public photographs; leave 'public' out.")
-    known = _read(world).get(name, {})
+    known = read_world(world).get(name, {})
     if len(known.get(PUBLIC, ())) < count:
         raise ParamsError(
             f"Prior knowledge: '{name}' has {len(known.get(PUBLIC, ()))} public photographs and {count} are asked for; add images of split"

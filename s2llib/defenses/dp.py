@@ -11,6 +11,7 @@ from s2llib.finetune.parts import PARTS
 from s2llib.finetune.recipe import denoising_target, embed_prompts
 from s2llib.loop import generator
 from s2llib.models.denoiser import Denoiser
+from s2llib.models.hardware import is_out_of_memory
 from s2llib.params import ParamsError, PrivateLoRA
 from s2llib.progress import track
 
@@ -93,7 +94,12 @@ def private_finetune(pipeline, recipe: PrivateLoRA, images: Photos, epsilon: flo
         optimizer.zero_grad(set_to_none=True)
         if len(which):
             x, t, target = denoising_target(denoiser, z0[which], draw)
-            losses.append(_backward(unet, parameters, (x, t, c[which], target), max(1, batch // recipe.draws) * recipe.draws))
+            try:
+                losses.append(_backward(unet, parameters, (x, t, c[which], target), max(1, batch // recipe.draws) * recipe.draws))
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise ParamsError(f"{what}: a step does not fit in memory; lower attacks.batch or blackbox.private.share.") from error
         for p in parameters:
             p.grad_sample = _per_image(p.grad_sample, p, recipe.draws)
         norms.append(_norms(parameters).median().item() if len(which) else 0.0)
@@ -125,7 +131,8 @@ def _backward(unet, parameters: list[Tensor], batch: tuple[Tensor, ...], at_once
             part.append(p.grad_sample)
             p.grad_sample = None
     for part, p in zip(parts, parameters, strict=True):
-        p.grad_sample = torch.cat(part)
+        p.grad_sample = part[0] if len(part) == 1 else torch.cat(part)
+        part.clear()
     return total / len(batch[0])
 
 

@@ -153,7 +153,7 @@ def base_folder(params: Params) -> Path | None:
 
 @lru_cache
 def _downloaded(name: str) -> Path:
-    """The folder of a pipeline of the hub, asked for once: a model that is changed there in the middle of a run changes nothing here."""
+    """The folder of a pipeline of the hub, asked for once in a process."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 

@@ -8,7 +8,7 @@ from s2llib.params.defending import MixSyn, Surrogate
 from s2llib.params.finetuning import Finetune, Hypernetwork, HypernetworkDreamBooth, LoRA, Recipe, TextualInversion, TextualInversionLoRA
 from s2llib.params.private import Encoder, PrivateLoRA
 from s2llib.params.profile import Hardware, Params, Statistics, load_params, profiles
-from s2llib.params.section import ParamsError, resolved
+from s2llib.params.section import ParamsError, below_repository, resolved
 from s2llib.params.studies import Audit, ZeroPrior
 from s2llib.params.world import SP, UNet, World
 
@@ -35,6 +35,7 @@ __all__ = [
     "UNet",
     "World",
     "ZeroPrior",
+    "below_repository",
     "load_params",
     "profiles",
     "resolved",

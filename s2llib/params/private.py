@@ -80,7 +80,7 @@ class BlackBox(Section):
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.25
     epochs: Annotated[list[Positive], Two, Axis] = [375, 750, 1500, 3000]
     sizes: Annotated[list[Annotated[int, Field(ge=4, multiple_of=2)]], Two, Axis] = [40, 80]
-    sampling: Annotated[list[Positive], Two, Axis] = [30, 50, 100, 200]
+    sampling: Annotated[list[SamplingSteps], Two, Axis] = [30, 50, 100, 200]
     repeats: Annotated[list[Positive], Two, Axis] = [1, 2, 3, 6]
     wordings: Annotated[dict[str, str], Some] = {
         "another opening": "a picture of {name}{rest}",

@@ -20,6 +20,7 @@ __all__ = [
     "Some",
     "Timestep",
     "Two",
+    "below_repository",
     "multiple_of",
     "resolved",
 ]
@@ -67,6 +68,11 @@ Distinct = AfterValidator(_distinct)
 Some = Field(min_length=1)
 Axis = AfterValidator(_rising)
 Two = Field(min_length=2)
+
+
+def below_repository(path: str) -> Path:
+    """A folder that is written to; a relative one is below the repository, from whatever folder a notebook is run."""
+    return PARAMS_DIR.parent / Path(path).expanduser()
 
 
 def resolved(path: str) -> Path:

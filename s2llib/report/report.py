@@ -9,6 +9,7 @@ import pandas as pd
 from filelock import FileLock
 from matplotlib.figure import Figure
 
+from s2llib.params import below_repository
 from s2llib.report.provenance import provenance
 from s2llib.store import digest, file_digest, write_atomic
 from s2llib.study import Study
@@ -22,7 +23,7 @@ REPORT_VERSION = 4
 
 def figures_root() -> Path:
     """`$S2L_FIGURES`, or `figures/` of the repository."""
-    return Path(os.environ.get("S2L_FIGURES") or Path(__file__).resolve().parents[2] / "figures")
+    return below_repository(os.environ.get("S2L_FIGURES") or "figures")
 
 
 def _escaped(text: str) -> str:

@@ -52,7 +52,7 @@ class BlackBoxStage(PrivateModels):
         if folder or world.kind != "portraits":  # portraits are drawn as many as are asked for
             self.private_sets  # noqa: B018  raises
         if world.folders and not p.folder:
-            bare = {f"a photo of {domain.name}" for domain in self.domains}
+            bare = {f"a photo of {name}" for name in known_names(world)}
             if lacking := sum(text in bare for some in self.private_sets for text in some.captions):
                 raise ParamsError(
                     f"blackbox: {lacking} photographs have no caption of their own, which Attack-I and III need; put a .txt beside each."

@@ -7,7 +7,7 @@ import pandas as pd
 
 from s2llib.data.domain import PUBLIC, Domain, Photos
 from s2llib.data.folders import check_images
-from s2llib.data.worlds import data_version, domain_names, known_names, public_photos
+from s2llib.data.worlds import data_version, domain_names, known_names, public_photos, read_world
 from s2llib.finetune.knowledge import LEVELS, NAMELESS, alias
 from s2llib.finetune.methods import METHODS, PRETRAINED, Method
 from s2llib.params import ParamsError
@@ -83,6 +83,8 @@ class PriorStage:
             raise ParamsError(f"priors.method is '{p.priors.method}'; it must be one of {', '.join(BASE_WEIGHTS)}.")
         if isinstance(p.priors.public, list):
             self.public_names()
+        if p.attacks.names == ["clid"]:
+            raise ParamsError("attacks.names holds clid alone, which an unconditional model cannot be asked; add another attack.")
         for key, recipe in (("priors.transfer", p.priors.transfer), ("blackbox.tune", p.blackbox.tune)):
             if recipe.prior_weight:
                 raise ParamsError(f"{key}.prior_weight is {recipe.prior_weight:g}, but there are no prior images here; set it to 0.")
@@ -120,16 +122,16 @@ class PriorStage:
 
     def _lacking(self, names: list[str], count: int) -> str:
         try:
-            photos = {name: {PUBLIC: public_photos(self.params.world, name, count, self.store)} for name in names}
-            if self.params.world.kind == "folder":
-                check_images(photos)
-                self._check_public(photos)
+            for name in names:
+                public_photos(self.params.world, name, count, self.store)
         except ParamsError as error:
             return str(error)
         return ""
 
-    def _check_public(self, photos: dict[str, dict[str, Photos]]) -> None:
-        """Raises ParamsError if a public photograph of one domain is a member or a non-member of another."""
+    def check_public(self) -> None:
+        """Raises ParamsError if a public photograph of a folder cannot be read, or is a member or a non-member of another domain."""
+        photos = {name: {PUBLIC: splits[PUBLIC]} for name, splits in read_world(self.params.world).items() if PUBLIC in splits}
+        check_images(photos)
         attacked = {
             file_digest(path): path for d in self.domains for split, some in d.splits.items() if split != PUBLIC for path in some.paths
         }
