@@ -22,6 +22,7 @@ from s2llib.store import FRESH, DiskFull
 if TYPE_CHECKING:
     from dask.distributed import Client, SpecCluster
 
+    from s2llib.lab import Lab
     from s2llib.study import Study
 
 __all__ = ["EXECUTOR", "check_executor", "places", "precompute"]
@@ -208,3 +209,47 @@ def _sentence(stage: str, cell: tuple[str, str, int], error: BaseException) -> s
     else:
         why = f"it failed {RETRIES + 1} times: {type(error).__name__}: {error}"
     return f"{stage} of '{domain}', {method}, seed {seed}: {why}. Run the same command again to go on from here."
+
+
+def run(lab: "Lab", specs: list, what: str) -> None:
+    """Make what these specifications say on the cluster that $S2L_DASK names; without it, do nothing: it is made where it is asked for.
+
+    One that fails, or whose worker dies, is tried again and does not stop the others; raises ParamsError or RuntimeError for the first
+    that cannot be made, when all the others are.
+    """
+    address = os.environ.get(EXECUTOR)
+    if not address or not specs:
+        return
+    client = _client(address, lab.params.device, lab.params.hardware.workers)
+    from dask.distributed import as_completed
+
+    params, root, fresh = lab.params.model_dump(), str(lab.store.root.resolve()), os.environ.get(FRESH)
+    named = {client.submit(_make, params, root, spec, fresh, pure=False, retries=RETRIES): spec for spec in specs}
+    failed = []
+    for future in track(as_completed(named), f"{what} on the cluster", len(named)):
+        if future.status == "error":
+            failed.append(RuntimeError(f"{what}: {future.exception()}"))
+        elif refusal := future.result():
+            failed.append(ParamsError(refusal))
+    if failed:
+        raise failed[0]
+
+
+def _make(params: dict, root: str, spec: object, fresh: str | None) -> str:
+    """On a worker: make one artifact. Returns why it cannot be made, where trying again would not help."""
+    import torch
+
+    import s2llib.compute  # noqa: F401  fills the registry
+    from s2llib.artifact import made
+    from s2llib.lab import Lab
+
+    with _one_cell:
+        os.environ.pop(FRESH, None)  # of an earlier run that this worker served
+        os.environ |= {FRESH: fresh} if fresh else {}
+        os.environ[PROGRESS_FILE] = os.devnull  # the line of progress is that of whoever hands out the cells
+        torch.set_num_threads(1)
+        try:
+            made(Lab(Params.model_validate(params), root), spec)
+        except (ParamsError, DiskFull) as error:
+            return str(error)
+    return ""

@@ -20,8 +20,8 @@ from s2llib.models.pipeline import load_pipeline
 from s2llib.params import Hardware, ParamsError, Recipe
 
 __all__ = [
-    "FINETUNE_VERSION", "denoising_target", "embed_prompts", "finetune", "learning_rates", "load_finetuned", "noised", "prompt_of",
-    "save_finetuned",
+    "FINETUNE_VERSION", "denoising_target", "embed_prompts", "finetune", "learning_rates", "load_adapters", "load_finetuned", "noised",
+    "prompt_of", "save_finetuned",
 ]  # fmt: skip
 
 FINETUNE_VERSION = 1
@@ -185,8 +185,12 @@ def save_finetuned(pipeline, how: Method, recipe: Recipe, domain: Domain, folder
 
 
 def load_finetuned(base: Path, folder: Path):
-    """The fine-tuned pipeline; LoRA weights are fused into the base, so that it costs no more to query."""
-    pipeline = load_pipeline(folder if (folder / "model_index.json").is_file() else base)
+    """The fine-tuned pipeline of a base model's folder and its own."""
+    return load_adapters(load_pipeline(folder if (folder / "model_index.json").is_file() else base), folder)
+
+
+def load_adapters(pipeline, folder: Path):
+    """Put what was trained on top of a pipeline onto it; LoRA weights are fused, so that it costs no more to query. Returns it."""
     loaders: dict[str, Callable] = {
         "hypernetwork.json": load_hypernetwork,
         FILE: load_tokens,

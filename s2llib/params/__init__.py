@@ -4,8 +4,17 @@
 """
 
 from s2llib.params.attacking import Attacks, Extraction
-from s2llib.params.defending import MixSyn, Surrogate
-from s2llib.params.finetuning import Finetune, Hypernetwork, HypernetworkDreamBooth, LoRA, Recipe, TextualInversion, TextualInversionLoRA
+from s2llib.params.defending import MixSyn, Perturbation, Surrogate
+from s2llib.params.finetuning import (
+    Defense,
+    Finetune,
+    Hypernetwork,
+    HypernetworkDreamBooth,
+    LoRA,
+    Recipe,
+    TextualInversion,
+    TextualInversionLoRA,
+)
 from s2llib.params.private import Encoder, PrivateLoRA
 from s2llib.params.profile import Hardware, Params, Statistics, load_params, profiles
 from s2llib.params.section import ParamsError, below_repository, resolved
@@ -16,6 +25,7 @@ __all__ = [
     "SP",
     "Attacks",
     "Audit",
+    "Defense",
     "Encoder",
     "Extraction",
     "Finetune",
@@ -26,6 +36,7 @@ __all__ = [
     "MixSyn",
     "Params",
     "ParamsError",
+    "Perturbation",
     "PrivateLoRA",
     "Recipe",
     "Statistics",

@@ -12,8 +12,8 @@ __all__ = ["BlackBox", "Encoder", "Overfitted", "PrivateLoRA"]
 
 class PrivateLoRA(LoRA):
     """Fine-tuning with DP-SGD. clip: norm to which each photograph's gradient is cut; draws: (noise, timestep) draws that are averaged
-    into one photograph's gradient before that; share: of the photographs in a step, each drawn by itself; delta: of the guarantee;
-    looks: noise draws per timestep with which what was learnt is measured. batch and warmup have no meaning here."""
+    into one photograph's gradient before that; share: of the photographs in a step, each drawn by itself; delta: of the guarantee.
+    batch and warmup have no meaning here."""
 
     steps: Positive = 150
     lr: Rate = 1e-3
@@ -23,6 +23,11 @@ class PrivateLoRA(LoRA):
     draws: Positive = 1
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-3
+
+
+class PrivateStudy(PrivateLoRA):
+    """What is asked of DP-SGD: at each of these epsilons. looks: noise draws per timestep with which what was learnt is measured."""
+
     looks: Positive = 4
     epsilons: Annotated[list[Annotated[float, Field(ge=0.1)]], Some, Distinct] = [10000.0, 1000.0, 100.0, 10.0, 1.0]
 
@@ -89,7 +94,7 @@ class BlackBox(Section):
     }  # {title: how a caption "a photo of NAME, and so on" is asked for instead}
     overfitted: Overfitted = Overfitted()
     selfsupervised: Encoder = Encoder()
-    private: PrivateLoRA = PrivateLoRA()
+    private: PrivateStudy = PrivateStudy()
     study_targets: Annotated[int, Field(ge=1, le=2)] = 1
 
     @model_validator(mode="after")

@@ -1,0 +1,62 @@
+"""From the specification of a model to its pipeline, whatever it is made of."""
+
+import json
+from pathlib import Path
+
+from s2llib.artifact import made
+from s2llib.data.domain import Domain
+from s2llib.finetune.methods import METHODS
+from s2llib.finetune.recipe import load_adapters, prompt_of
+from s2llib.lab import Lab
+from s2llib.models.base import base_key, base_model
+from s2llib.models.hardware import prepare
+from s2llib.models.pipeline import load_pipeline
+from s2llib.specs import Base, Model
+
+__all__ = ["asked", "folder", "image_size", "loaded", "pipeline", "trained", "training"]
+
+
+def folder(lab: Lab, model: Model) -> Path:
+    """Where a model lies: a whole pipeline, or what was trained on top of its base."""
+    if not isinstance(model, Base):
+        return made(lab, model)
+    if model.path is None and model.content != base_key(lab.params):
+        raise ValueError("a base model that is trained here is that of its lab's own parameters")
+    return model.path or base_model(lab.params, lab.store)
+
+
+def loaded(lab: Lab, model: Model):
+    """A fresh pipeline; adapters are fused into their base, so that it costs no more to query."""
+    at = folder(lab, model)
+    if (at / "model_index.json").is_file():
+        return load_pipeline(at)
+    return load_adapters(loaded(lab, model.base), at)
+
+
+def pipeline(lab: Lab, model: Model):
+    """The pipeline of a model, ready to query; base models stay in memory."""
+    ready = lambda: prepare(loaded(lab, model), lab.params.hardware, lab.device, trains=False)  # noqa: E731
+    return lab.resident(model.content, ready) if isinstance(model, Base) else ready()
+
+
+def trained(lab: Lab, model: Model):
+    """A fresh pipeline of a model, to fine-tune."""
+    return prepare(loaded(lab, model), lab.params.hardware, lab.device, trains=True)
+
+
+def training(lab: Lab, model: Model) -> dict:
+    """What was noted of a fine-tuning: loss of every step, trainable parameters, threads; nothing of a base model."""
+    return {} if isinstance(model, Base) else json.loads((made(lab, model) / "training.json").read_text())
+
+
+def asked(model: Model, domain: Domain, text: str) -> str:
+    """`text` as a model is asked: a token that it learnt stands for the instance prompt."""
+    return text if isinstance(model, Base) else prompt_of(METHODS[model.method], domain, text)
+
+
+def image_size(lab: Lab, model: Model) -> int:
+    """Edge of a model's images in pixels."""
+    while not isinstance(model, Base):
+        model = model.base
+    found = pipeline(lab, model)
+    return found.unet.config.sample_size * found.vae_scale_factor

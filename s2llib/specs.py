@@ -1,0 +1,242 @@
+"""What is computed, said in values: frozen, picklable, and equal exactly where the results are.
+
+A specification holds all that its result depends on; where it is made, `s2llib.artifact` keeps that under its key. A field that does not
+compare is a convenience (where a file lies) and no part of the key.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+from s2llib.data.domain import Domain, Photos
+from s2llib.params import Perturbation, PrivateLoRA, Recipe
+
+__all__ = [
+    "Base", "Blind", "Crowd", "Generated", "ImageSet", "Images", "Judge", "Judged", "Mixed", "Model", "NoiseImages", "Noised",
+    "OtherWays", "Perturbed", "PrivateTune", "RealFeatures", "Sampling", "Scoring", "Search", "Tune", "WeightNoise",
+]  # fmt: skip
+
+
+# models
+
+
+@dataclass(frozen=True)
+class Base:
+    """A pipeline as it was before this study. content: of its files, or all that its training here depends on; path: None: trained here."""
+
+    content: str
+    path: Path | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Tune:
+    """A model fine-tuned on images by one of `METHODS`.
+
+    name, instance: what the subject is called, and DreamBooth's fixed prompt; prior: images of the class (DreamBooth's prior preservation);
+    decay: of the pull of every trained weight towards where it starts.
+    """
+
+    base: "Model"
+    method: str
+    recipe: Recipe
+    images: "Images"
+    name: str
+    instance: str
+    seed: int
+    prior: "Generated | None" = None
+    decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class PrivateTune:
+    """A LoRA fine-tuned with DP-SGD on images with their captions. epsilon: None for its clipping without noise."""
+
+    base: "Model"
+    recipe: PrivateLoRA
+    images: "Images"
+    epsilon: float | None
+    seed: int
+
+    method = "lora"
+
+
+@dataclass(frozen=True)
+class WeightNoise:
+    """A model with Gaussian noise on what a method would train; sigma: in standard deviations of each tensor."""
+
+    base: "Model"
+    method: str
+    recipe: Recipe
+    name: str
+    instance: str
+    sigma: float
+    seed: int
+
+
+Model: TypeAlias = Base | Tune | PrivateTune | WeightNoise
+
+
+# sets of images
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How images are drawn."""
+
+    steps: int
+    guidance: float
+    negative: str = ""
+
+
+@dataclass(frozen=True)
+class Generated:
+    """An image a prompt, drawn from a model. seed: of the noise; image i's own is (seed, i), whatever the model."""
+
+    model: Model
+    prompts: tuple[str, ...]
+    sampling: Sampling
+    seed: int
+    name: str
+
+
+@dataclass(frozen=True)
+class NoiseImages:
+    """Images of Gaussian noise, each with the same prompt."""
+
+    count: int
+    size: int
+    prompt: str
+    name: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Perturbed:
+    """Images with an adversarial perturbation, found on a surrogate that starts as `model`."""
+
+    images: Generated
+    model: Model
+    how: Perturbation
+    instance: str
+    seed: int
+    prior: Generated | None = None
+
+
+@dataclass(frozen=True)
+class Noised:
+    """Images with Gaussian noise of the size that their perturbed twin's perturbation has."""
+
+    images: Generated
+    like: Perturbed
+    seed: int
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Clean and perturbed images mixed (MixSyn). mixing: `images` or `pixels`; ratio: the perturbed share; contiguous: in one part."""
+
+    clean: Generated
+    perturbed: Perturbed | Noised
+    mixing: str
+    ratio: float
+    contiguous: bool
+    seed: int
+
+
+ImageSet: TypeAlias = Generated | NoiseImages | Perturbed | Noised | Mixed
+Images: TypeAlias = ImageSet | Photos
+
+
+# what is asked of a model
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Membership scores of a domain's photographs. settings: {attack: its settings}; prompt: None: each photograph's own caption;
+    shifted: of the shifted sets too."""
+
+    model: Model
+    domain: Domain
+    settings: dict[str, list[dict]]
+    prompt: str | None
+    shifted: bool = True
+
+
+@dataclass(frozen=True)
+class Blind:
+    """Out-of-fold scores of a classifier that never asks a model. captions: it sees them too."""
+
+    domains: tuple[Domain, ...]
+    size: int
+    folds: int
+    captions: bool
+    seed: int
+
+
+@dataclass(frozen=True)
+class Search:
+    """How near the generated images come to each member and iid non-member of a domain."""
+
+    generated: Generated
+    domain: Domain
+    size: int
+    tiles: int
+    delta: float
+
+
+@dataclass(frozen=True)
+class OtherWays:
+    """The same search by other rules: tiles, cliques, candidates by the features of a CLIP pair (None: without)."""
+
+    generated: Generated
+    domain: Domain
+    size: int
+    tiles: int
+    delta: float
+    other_tiles: int
+    clique: int
+    candidates: int
+    judge: "Judge | None"
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """How many photographs of all people lie within each delta of each member and iid non-member of a domain."""
+
+    domain: Domain
+    people: tuple[Domain, ...]
+    size: int
+    deltas: tuple[float, ...]
+    tiles: int
+
+
+# how good images are
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A CLIP pair that looks at images. content: of its files, or the hub's name and revision; at: where it lies."""
+
+    content: str
+    at: Path | str = field(compare=False)
+
+
+@dataclass(frozen=True)
+class RealFeatures:
+    """CLIP features of real photographs of everybody, which no part of a model was trained on."""
+
+    people: tuple[Domain, ...]
+    judge: Judge
+    size: int
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a judge says of each generated image of a person. prompts: the candidates of CLIP-R, one of which is the person's own."""
+
+    generated: Generated
+    person: str
+    prompts: tuple[str, ...]
+    own: str
+    real: RealFeatures
+    brisque: bool

@@ -1,0 +1,87 @@
+"""What amplification depends on: one parameter of a profile at several values (S2L, Figure 2 and the table on model scale)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+
+from s2llib.compute.models import training
+from s2llib.data.domain import Domain
+from s2llib.finetune.methods import PRETRAINED
+from s2llib.lab import Lab
+from s2llib.params import Params
+from s2llib.studies.cells import Cell, collected
+from s2llib.studies.plan import scoring, tuned
+
+__all__ = ["Ablation", "ablation", "ablation_cells", "ablations", "other_base"]
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One parameter's values, each with what it overrides.
+
+    claim: what the paper says: leakage `rises` along the parameter, the effect `depends` on it (which way is not public), None: nothing.
+    """
+
+    label: str
+    method: str
+    values: dict[object, dict]
+    claim: Literal["rises", "depends"] | None
+
+
+def other_base(path: str) -> dict:
+    """What to override for the base model in another folder."""
+    return {"base.path": path, "base.hub": None, "retrain_base": False}
+
+
+def ablations(p: Params) -> dict[str, Ablation]:
+    """{name of its table and figure: ablation} of a profile."""
+    a = p.ablations
+    # alpha / rank is the size of the adapter's step: kept, so that the rank alone varies
+    recipe = p.finetune.dreambooth_lora
+    lora = lambda r: {"finetune.dreambooth_lora.rank": r, "finetune.dreambooth_lora.alpha": max(1, round(recipe.alpha / recipe.rank * r))}  # noqa: E731
+    found = {
+        "s2l_figure2_left": Ablation("rank", "dreambooth_lora", {r: lora(r) for r in a.rank}, "depends"),
+        "s2l_figure2_right": Ablation(
+            "extra tokens", "textual_inversion", {n: {"finetune.textual_inversion.extra": n} for n in a.extra}, "depends"
+        ),
+        "s2l_sp_images": Ablation("SP images", "dreambooth", {n: {"sp.images": n} for n in a.images}, None),
+        "s2l_steps": Ablation("steps", "dreambooth", {n: {"finetune.dreambooth.steps": n} for n in a.steps}, None),
+    }
+    if a.scale:
+        names = dict(zip(_names(a.scale), map(other_base, a.scale), strict=True))
+        found["s2l_model_scale"] = Ablation("base model", "dreambooth", names, "rises")
+    return found
+
+
+def _names(paths: list[str]) -> list[str]:
+    """What folders are called in a table: by their last part, or whole where two have the same."""
+    last = [path.rstrip("/").split("/")[-1] for path in paths]
+    return last if len(set(last)) == len(last) else paths
+
+
+def ablation_domains(lab: Lab) -> list[Domain]:
+    """The domains of the ablations."""
+    return lab.domains[: lab.params.ablations.domains]
+
+
+def ablation_cells(lab: Lab, a: Ablation) -> Iterator[Cell]:
+    """iid scores before and after, at every value."""
+    for value, overrides in a.values.items():
+        other = lab.at(overrides)
+        for domain in ablation_domains(lab):
+            for method in (PRETRAINED, a.method):
+                labels = {"domain": domain.name, "method": method, "seed": 0 if method == PRETRAINED else lab.params.finetune.seeds[0]}
+                yield scoring(other, domain, tuned(other, domain, method), shifted=False), labels | {"value": value}
+
+
+def ablation(lab: Lab, a: Ablation) -> pd.DataFrame:
+    """iid membership scores before and after, with each value's overrides.
+
+    Columns as `s2l.membership`, `value`, and `trainable`: the number of parameters that were trained.
+    """
+    cells = list(ablation_cells(lab, a))
+    found = collected(lab, cells, f"ablation, {a.label}")
+    count = {(labels["value"], labels["method"]): training(lab, spec.model).get("trainable", 0) for spec, labels in cells}
+    return found.assign(trainable=[count[pair] for pair in zip(found["value"], found["method"], strict=True)])

@@ -1,0 +1,90 @@
+"""Shake-to-Leak: models fine-tuned on what their base generates, and what leaks before and after.
+
+leak = s2l.membership(lab)
+"""
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from s2llib.artifact import made, seconds
+from s2llib.compute.images import photos
+from s2llib.compute.models import image_size, training
+from s2llib.data.domain import Domain, Photos
+from s2llib.finetune.methods import PRETRAINED
+from s2llib.lab import Lab
+from s2llib.progress import track
+from s2llib.scale import run
+from s2llib.specs import Blind
+from s2llib.studies.cells import Cell, collected
+from s2llib.studies.plan import cells, samples, scoring, sp_set, tuned
+
+__all__ = ["blind", "draws", "finetuned", "membership", "membership_cells", "sp_sets", "sweep", "sweep_cells"]
+
+
+def sp_sets(lab: Lab) -> dict[str, Photos]:
+    """SP sets of all domains by name."""
+    return {domain.name: photos(lab, sp_set(lab, domain)) for domain in track(lab.domains, "SP sets")}
+
+
+def draws(lab: Lab, domain: Domain, method: str = PRETRAINED, images: int = 8) -> Photos:
+    """What a model of the grid draws for the domain's instance prompt."""
+    return photos(lab, samples(lab, domain, tuned(lab, domain, method), images))
+
+
+def finetuned(lab: Lab) -> pd.DataFrame:
+    """Every fine-tuned model of the grid: domain, method, seed, trainable parameters, seconds, threads, loss (a list, per step)."""
+    grid = [(tuned(lab, *cell), cell) for cell in cells(lab) if cell[1] != PRETRAINED]
+    run(lab, [model for model, _ in grid], "fine-tuning")
+    rows = []
+    for model, (domain, method, seed) in track(grid, "fine-tuning"):
+        report = training(lab, model)
+        cell = {"domain": domain.name, "method": method, "seed": seed, "seconds": seconds(lab, model)}
+        rows.append(cell | {"trainable": report["trainable"], "loss": report["loss"], "threads": report.get("threads")})
+    return pd.DataFrame(rows)
+
+
+def membership_cells(lab: Lab, methods: list[str] | None = None) -> Iterator[Cell]:
+    """The grid, scored by every attack at its calibrated setting."""
+    for domain, method, seed in cells(lab, methods):
+        labels = {"domain": domain.name, "method": method, "seed": seed}
+        yield scoring(lab, domain, tuned(lab, domain, method, seed)), labels
+
+
+def membership(lab: Lab, methods: list[str] | None = None) -> pd.DataFrame:
+    """Membership scores of the grid at the calibrated settings.
+
+    Columns: attack, setting, split, evaluations (of the network, per image), image, score, domain, method, seed.
+    """
+    return collected(lab, membership_cells(lab, methods), "membership")
+
+
+def sweep_settings(lab: Lab) -> dict[str, list[dict]]:
+    """Each attack at every setting of the sweep."""
+    p = lab.params.attacks
+    single = [{"t": t} for t in p.sweep.timesteps]
+    special = {"secmi": [setting.model_dump() for setting in p.sweep.secmi]}
+    special |= {
+        name: [{"timesteps": [t], "draws": given.draws} for t in p.sweep.timesteps] for name, given in (("loss", p.loss), ("clid", p.clid))
+    }
+    return {name: special.get(name, single) for name in p.names}
+
+
+def sweep_cells(lab: Lab) -> Iterator[Cell]:
+    """iid scores at every timestep, before and after, on the first few domains."""
+    p = lab.params.attacks.sweep
+    for domain, method, seed in cells(lab, [PRETRAINED, *p.methods], lab.domains[: p.domains]):
+        labels = {"domain": domain.name, "method": method, "seed": seed}
+        yield scoring(lab, domain, tuned(lab, domain, method, seed), sweep_settings(lab), shifted=False), labels
+
+
+def sweep(lab: Lab) -> pd.DataFrame:
+    """Columns as `membership`, at every setting of the sweep."""
+    return collected(lab, sweep_cells(lab), "timestep sweep")
+
+
+def blind(lab: Lab) -> pd.DataFrame:
+    """Scores of the blind baseline: domain, against (which non-members), split, score."""
+    p = lab.params
+    spec = Blind(tuple(lab.domains), image_size(lab, lab.base), p.statistics.blind_folds, p.attacks.caption, p.seed)
+    return pd.read_parquet(made(lab, spec) / "scores.parquet")
