@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TypeAlias
 
 from s2llib.data.domain import Domain, Photos
-from s2llib.params import Perturbation, PrivateLoRA, Recipe
+from s2llib.params import Perturbation, PrivateLoRA, Recipe, UnconditionalRecipe
 
 __all__ = [
-    "Base", "Blind", "Crowd", "Generated", "ImageSet", "Images", "Judge", "Judged", "Mixed", "Model", "NoiseImages", "Noised",
-    "OtherWays", "Perturbed", "PrivateTune", "RealFeatures", "Sampling", "Scoring", "Search", "Tune", "WeightNoise",
+    "Base", "Blind", "Crowd", "Drawn", "Generated", "ImageSet", "Images", "Judge", "Judged", "Mixed", "Model", "NoiseImages",
+    "Noised", "OtherWays", "Perturbed", "PrivateTune", "RealFeatures", "Sampling", "Scoring", "Search", "Tune", "Unconditional",
+    "UnconditionalNoise", "UnconditionalTune", "WeightNoise",
 ]  # fmt: skip
 
 
@@ -73,7 +74,42 @@ class WeightNoise:
     seed: int
 
 
-Model: TypeAlias = Base | Tune | PrivateTune | WeightNoise
+# unconditional models
+
+
+@dataclass(frozen=True)
+class Unconditional:
+    """A small DDPM on pixels, trained on the members of some people. world: what those depend on, written beside it."""
+
+    people: tuple[Domain, ...]
+    how: UnconditionalRecipe
+    world: dict
+    seed: int
+
+
+@dataclass(frozen=True)
+class UnconditionalTune:
+    """An unconditional model, trained further on images."""
+
+    base: "Base | Unconditional"
+    images: "NoiseImages | Drawn"
+    size: int
+    steps: int
+    batch: int
+    lr: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class UnconditionalNoise:
+    """An unconditional model with Gaussian noise on its weights; sigma: in standard deviations of each tensor."""
+
+    base: "Base | Unconditional"
+    sigma: float
+    seed: int
+
+
+Model: TypeAlias = Base | Tune | PrivateTune | WeightNoise | Unconditional | UnconditionalTune | UnconditionalNoise
 
 
 # sets of images
@@ -97,6 +133,16 @@ class Generated:
     sampling: Sampling
     seed: int
     name: str
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Images drawn from an unconditional model; image i's noise is (seed, i)."""
+
+    model: "Base | Unconditional"
+    count: int
+    steps: int
+    seed: int
 
 
 @dataclass(frozen=True)

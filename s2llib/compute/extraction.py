@@ -47,9 +47,7 @@ def search_otherwise(lab: Lab, spec: OtherWays, folder: Path) -> None:
         some = spec.domain.splits[split]
         found = {
             ("every pair", spec.tiles): nearest(some, generated, tiles=spec.tiles, **find)[0],
-            (f"{spec.other_tiles} x {spec.other_tiles} tiles", spec.other_tiles): nearest(some, generated, tiles=spec.other_tiles, **find)[
-                0
-            ],
+            (f"{other} x {other} tiles", other): nearest(some, generated, tiles=other, **find)[0],
             (f"cliques of {spec.clique}", spec.tiles): nearest(some, agree, tiles=spec.tiles, **find)[0],
         }
         if spec.judge is not None:

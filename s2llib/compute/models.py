@@ -9,8 +9,10 @@ from s2llib.finetune.methods import METHODS
 from s2llib.finetune.recipe import load_adapters, prompt_of
 from s2llib.lab import Lab
 from s2llib.models.base import base_key, base_model
+from s2llib.models.denoiser import Denoiser
 from s2llib.models.hardware import prepare
-from s2llib.models.pipeline import load_pipeline
+from s2llib.models.pipeline import load_pipeline, pipeline_class
+from s2llib.models.unconditional import load_unconditional
 from s2llib.specs import Base, Model
 
 __all__ = ["asked", "folder", "image_size", "loaded", "pipeline", "trained", "training"]
@@ -29,7 +31,7 @@ def loaded(lab: Lab, model: Model):
     """A fresh pipeline; adapters are fused into their base, so that it costs no more to query."""
     at = folder(lab, model)
     if (at / "model_index.json").is_file():
-        return load_pipeline(at)
+        return load_unconditional(at) if pipeline_class(at) == "DDPMPipeline" else load_pipeline(at)
     return load_adapters(loaded(lab, model.base), at)
 
 
@@ -51,12 +53,12 @@ def training(lab: Lab, model: Model) -> dict:
 
 def asked(model: Model, domain: Domain, text: str) -> str:
     """`text` as a model is asked: a token that it learnt stands for the instance prompt."""
-    return text if isinstance(model, Base) else prompt_of(METHODS[model.method], domain, text)
+    method = getattr(model, "method", None)
+    return prompt_of(METHODS[method], domain, text) if method else text
 
 
 def image_size(lab: Lab, model: Model) -> int:
     """Edge of a model's images in pixels."""
     while not isinstance(model, Base):
         model = model.base
-    found = pipeline(lab, model)
-    return found.unet.config.sample_size * found.vae_scale_factor
+    return Denoiser(pipeline(lab, model)).size

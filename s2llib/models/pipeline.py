@@ -12,7 +12,7 @@ from s2llib.params import Params, ParamsError, resolved
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["base_folder", "check_folder", "check_unconditional", "load_pipeline", "pick_device"]
+__all__ = ["base_folder", "check_folder", "check_unconditional", "load_pipeline", "pick_device", "pipeline_class"]
 
 CONVERT = (
     'Where you trust them, convert them once: python -c "from diffusers import StableDiffusionPipeline as P;'
@@ -108,13 +108,17 @@ def _check_weights(folder: Path, part: str) -> None:
             raise ParamsError(f"base.path: {path} is damaged ({error}); copy the model's folder again.") from None
 
 
+def pipeline_class(folder: Path) -> str | None:
+    """The class of the pipeline in a folder; None where there is none."""
+    try:
+        return json.loads((folder / "model_index.json").read_text()).get("_class_name")
+    except (OSError, ValueError):
+        return None
+
+
 def check_unconditional(folder: Path) -> None:
     """Raises ParamsError unless the folder is a DDPMPipeline with safetensors weights."""
-    try:
-        kind = json.loads((folder / "model_index.json").read_text()).get("_class_name")
-    except (OSError, ValueError):
-        kind = None
-    if kind != "DDPMPipeline" or not list((folder / "unet").glob("*.safetensors")):
+    if pipeline_class(folder) != "DDPMPipeline" or not list((folder / "unet").glob("*.safetensors")):
         raise ParamsError(f"zero_prior.path: {folder} is no DDPMPipeline with .safetensors weights; save one there, or set it to null.")
 
 

@@ -18,7 +18,7 @@ from s2llib.params.finetuning import (
 from s2llib.params.private import Encoder, PrivateLoRA
 from s2llib.params.profile import Hardware, Params, Statistics, load_params, profiles
 from s2llib.params.section import ParamsError, below_repository, resolved
-from s2llib.params.studies import Audit, ZeroPrior
+from s2llib.params.studies import Audit, UnconditionalRecipe, ZeroPrior
 from s2llib.params.world import SP, UNet, World
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "TextualInversion",
     "TextualInversionLoRA",
     "UNet",
+    "UnconditionalRecipe",
     "World",
     "ZeroPrior",
     "below_repository",

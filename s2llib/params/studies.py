@@ -9,7 +9,7 @@ from s2llib.params.defending import SETTING
 from s2llib.params.finetuning import KNOWLEDGE, Recipe
 from s2llib.params.section import Axis, Count, Distinct, Positive, Rate, SamplingSteps, Section, Some, Timestep, Two, multiple_of
 
-__all__ = ["Ablations", "Audit", "Priors", "ZeroPrior"]
+__all__ = ["Ablations", "Audit", "Priors", "UnconditionalRecipe", "ZeroPrior"]
 
 
 class Priors(Section):
@@ -27,7 +27,17 @@ class Priors(Section):
     transfer: Recipe = Recipe(steps=300, batch=16)
 
 
-class ZeroPrior(Section):
+class UnconditionalRecipe(Section):
+    """How a small unconditional model is trained."""
+
+    size: Annotated[int, Field(ge=8, multiple_of=8)] = 32
+    channels: Annotated[list[Positive], Field(min_length=2), multiple_of(16)] = [32, 64, 64]
+    epochs: Positive = 150
+    batch: Positive = 32
+    lr: Rate = 1e-3
+
+
+class ZeroPrior(UnconditionalRecipe):
     """No prior knowledge, on an unconditional model (S2L): its folder, or how it is trained, on the first `people` people, who are
     also those attacked; how it is shaken; timesteps.
 
@@ -36,12 +46,7 @@ class ZeroPrior(Section):
     """
 
     path: str | None = None
-    size: Annotated[int, Field(ge=8, multiple_of=8)] = 32
-    channels: Annotated[list[Positive], Field(min_length=2), multiple_of(16)] = [32, 64, 64]
     people: Positive = 10
-    epochs: Positive = 150
-    batch: Positive = 32
-    lr: Rate = 1e-3
     seeds: Annotated[list[Count], Some, Distinct] = [0, 1]
     sigmas: Annotated[list[Rate], Some, Distinct] = [0.005, 0.01, 0.02]
     images: Positive = 256
