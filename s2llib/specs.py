@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TypeAlias
 
 from s2llib.data.domain import Domain, Photos
-from s2llib.params import Perturbation, PrivateLoRA, Recipe, UnconditionalRecipe
+from s2llib.params import Encoder, Perturbation, PrivateLoRA, Recipe, UnconditionalRecipe
 
 __all__ = [
-    "Base", "Blind", "Crowd", "Drawn", "Generated", "ImageSet", "Images", "Judge", "Judged", "Mixed", "Model", "NoiseImages",
-    "Noised", "OtherWays", "Perturbed", "PrivateTune", "RealFeatures", "Sampling", "Scoring", "Search", "Tune", "Unconditional",
-    "UnconditionalNoise", "UnconditionalTune", "WeightNoise",
+    "Base", "Blind", "Captioner", "Captions", "Crowd", "Drawn", "Generated", "ImageSet", "Images", "Judge", "Judged", "Learnt",
+    "Mixed", "Model", "NoiseImages", "Noised", "OtherWays", "Perturbed", "PrivateTune", "RealFeatures", "Replies", "Sampling",
+    "Scoring", "Search", "SelfSupervised", "Tune", "Unconditional", "UnconditionalNoise", "UnconditionalTune", "WeightNoise",
 ]  # fmt: skip
 
 
@@ -286,3 +286,64 @@ class Judged:
     own: str
     real: RealFeatures
     brisque: bool
+
+
+# models fine-tuned on private photographs, asked from outside
+
+
+@dataclass(frozen=True)
+class Replies:
+    """What a model draws for each of these prompts, asked for the `seed`-th time; an image depends on its prompt and the seed alone."""
+
+    model: Model
+    prompts: tuple[str, ...]
+    sampling: Sampling
+    seed: int
+
+
+@dataclass(frozen=True)
+class Captioner:
+    """A BLIP model, fine-tuned on photographs and their captions unless steps is 0. content: of the files at `at`."""
+
+    content: str
+    photos: Photos | None
+    steps: int
+    lr: float
+    size: int
+    seed: int
+    at: Path = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Captions:
+    """A caption for each photograph: written by a captioner, or the most similar of `known` ones by a judge's CLIP pair.
+
+    own: a photograph must not find its own caption.
+    """
+
+    photos: Photos
+    size: int
+    writer: "Captioner | Judge"
+    known: tuple[str, ...] = ()
+    own: bool = False
+
+
+@dataclass(frozen=True)
+class SelfSupervised:
+    """A small encoder trained on photographs, or (None) on the world's auxiliary images, which `world` says all about."""
+
+    photos: Photos | None
+    world: dict
+    how: Encoder
+    size: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """Noise-prediction error of each photograph with its own caption, the same draws for every model."""
+
+    model: Model
+    members: Photos
+    others: Photos
+    setting: dict

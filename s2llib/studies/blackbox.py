@@ -1,0 +1,425 @@
+"""Black-box membership inference against models fine-tuned on private photographs (Pang & Wang 2025).
+
+scores = blackbox.scenarios(lab)
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+
+from s2llib.artifact import key
+from s2llib.attacks.blackbox import AGGREGATES, MEASURES, MODELS, similarity
+from s2llib.compute.blackbox import captions, encoder, learnt, replies
+from s2llib.compute.models import folder, image_size, pipeline, training
+from s2llib.data.domain import Photos
+from s2llib.data.folders import check_captions
+from s2llib.data.worlds import auxiliary_images, known_names, private_pool
+from s2llib.defenses.dp import check_epsilons
+from s2llib.lab import Lab
+from s2llib.metrics.blind import blind_scores, caption_features, image_features
+from s2llib.metrics.clip import retrieved
+from s2llib.models import encoders
+from s2llib.models.base import auxiliary_inputs
+from s2llib.models.captioner import check_blip
+from s2llib.params import ParamsError, Recipe, resolved
+from s2llib.progress import track
+from s2llib.scale import run
+from s2llib.specs import Captioner, Captions, Learnt, Model, PrivateTune, Replies, Sampling, SelfSupervised, Tune
+from s2llib.store import digest, folder_digest, number
+from s2llib.studies.extraction import own_judge
+from s2llib.studies.plan import private_recipe
+
+__all__ = [
+    "SCENARIOS", "Evidence", "Target", "by_encoder", "by_epochs", "by_queries", "by_sampling", "by_similarity", "by_size", "by_wording",
+    "check", "controls", "drawn", "private", "private_blind", "private_quality", "private_sets", "refusal", "reworded", "scenarios",
+    "shadows", "spent", "targets", "written",
+]  # fmt: skip
+
+# scenario: (who writes the caption, what the inference model is fitted on)
+SCENARIOS = {
+    "Attack-I": ("own", "partial"),
+    "Attack-II": ("written", "partial"),
+    "Attack-III": ("own", "shadow"),
+    "Attack-IV": ("written", "shadow"),
+}
+KEPT = 48  # feature tensors kept in memory
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model and the photographs that it is asked about: members, and as many others that it never saw."""
+
+    members: Photos
+    others: Photos
+    model: Model
+
+    @property
+    def sides(self) -> tuple[Photos, Photos]:
+        return self.members, self.others
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Similarities of members and of non-members to their generations: [n, channels] each; the first halves are known to the attacker."""
+
+    members: np.ndarray
+    others: np.ndarray
+
+    @property
+    def known(self) -> tuple[np.ndarray, np.ndarray]:
+        return tuple(x[: len(x) // 2] for x in (self.members, self.others))
+
+    @property
+    def tested(self) -> tuple[np.ndarray, np.ndarray]:
+        return tuple(x[len(x) // 2 :] for x in (self.members, self.others))
+
+
+def refusal(lab: Lab) -> str:
+    """Why there can be no black-box study here; empty if there can."""
+    try:
+        check(lab)
+    except ParamsError as error:
+        return str(error)
+    return ""
+
+
+def check(lab: Lab) -> None:
+    """Raises ParamsError where photographs, an encoder or a captioner are missing."""
+    p, world = lab.params.blackbox, lab.params.world
+    check_epsilons(p.private.epsilons, p.private, p.members, "blackbox.private")
+    if listed := p.folder or (world.folder if world.kind == "folder" else None):
+        check_captions(resolved(listed))
+    if listed or world.kind != "portraits":  # portraits are drawn as many as are asked for
+        private_sets(lab)
+    if world.folders and not p.folder:
+        bare = {f"a photo of {name}" for name in known_names(world)}
+        if lacking := sum(text in bare for some in private_sets(lab) for text in some.captions):
+            raise ParamsError(
+                f"blackbox: {lacking} photographs have no caption of their own, which Attack-I and III need; put a .txt beside each."
+            )
+    for name, at in p.encoder_folders.items():
+        encoders.check_encoder(name, at)
+    if p.captioner:
+        check_blip(p.captioner)
+    if lab.base.path is None or own_judge(lab, lab.base):
+        return
+    where = f"{lab.base.path} has no CLIP pair (clip/)"
+    if "clip" in (p.encoder, *p.encoders):
+        raise ParamsError(f"blackbox.encoders: {where}; leave 'clip' out, or name one in encoder_folders.")
+    if not p.captioner:
+        raise ParamsError(f"blackbox.captioner: {where} to find captions with; name a BLIP folder.")
+
+
+# who is in which set
+
+
+def private_sets(lab: Lab) -> list[Photos]:
+    """Four disjoint sets of photographs that the base model never saw: of the two targets, and of the two shadow models.
+
+    Raises ParamsError where there are too few.
+    """
+    p = lab.params.blackbox
+
+    def dealt() -> list[Photos]:
+        pool = private_pool(lab.params.world, 4 * p.members, lab.store, p.folder)
+        order = np.random.default_rng([lab.params.seed, 7]).permutation(len(pool)).reshape(4, -1)
+        return [Photos(*(tuple(column[i] for i in part) for column in (pool.paths, pool.captions, pool.copies))) for part in order]
+
+    return lab.resident(f"private sets {p.members} {p.folder} {lab.params.world}", dealt)
+
+
+def lora(lab: Lab, photos: Photos, how: Recipe) -> Tune:
+    """The base model, fine-tuned on photographs with their captions."""
+    return Tune(lab.base, "lora", how, photos, "private", "", number(f"blackbox/{lab.params.seed}"))
+
+
+def targets(lab: Lab, how: Recipe | None = None, most: int | None = None) -> list[Target]:
+    """The attacked models: two sets of photographs, the members of one being the non-members of the other; most: of either."""
+    p, (a, b, *_) = lab.params.blackbox, (some[:most] for some in private_sets(lab))
+    return [Target(*sets, lora(lab, sets[0], how or p.tune)) for sets in [(a, b), (b, a)][: p.targets]]
+
+
+def shadows(lab: Lab) -> list[Target]:
+    """The attacker's own models, on auxiliary photographs."""
+    p, (*_, a, b) = lab.params.blackbox, private_sets(lab)
+    return [Target(*sets, lora(lab, sets[0], p.tune)) for sets in [(a, b), (b, a)][: p.shadows]]
+
+
+# what the attacker asks and sees
+
+
+def asked(lab: Lab, model: Model, prompts: Sequence[str], repeats: int, steps: int | None = None) -> list[Replies]:
+    """The questions: each prompt `repeats` times."""
+    p, texts = lab.params.blackbox, tuple(dict.fromkeys(prompts))
+    return [Replies(model, texts, Sampling(steps or p.steps, p.guidance), lab.params.seed + i) for i in range(repeats)]
+
+
+def drawn(lab: Lab, model: Model, prompts: Sequence[str], repeats: int, steps: int | None = None) -> torch.Tensor:
+    """[n, m, 3, h, w] in [0, 1]: m = repeats images for every prompt."""
+    size, questions = image_size(lab, lab.base), asked(lab, model, prompts, repeats, steps)
+    run(lab, questions, "images")
+    place = {text: i for i, text in enumerate(questions[0].prompts)}
+    which = torch.tensor([place[text] for text in prompts])
+    return torch.stack([replies(lab, question, size)[which] for question in questions], 1)
+
+
+def spent(lab: Lab, target: Target) -> int:
+    """Images that the attacker asks a target for in all scenarios: own and written captions."""
+    texts = {text for photos in target.sides for way in ("own", "written") for text in prompts(lab, photos, way)}
+    return len(texts) * lab.params.blackbox.queries
+
+
+def prompts(lab: Lab, photos: Photos, way: str, wording: str | None = None) -> list[str]:
+    """The captions that photographs are asked for by. way: `own`, or `written` by the captioner; wording: of blackbox.wordings."""
+    texts = list(photos.captions) if way == "own" else written(lab, photos)
+    return texts if wording is None else [reworded(text, lab.params.blackbox.wordings[wording]) for text in texts]
+
+
+def reworded(caption: str, template: str) -> str:
+    """A caption "a photo of NAME, and so on" in another wording: {name} is what follows "of", {rest} the other phrases."""
+    opening, comma, rest = caption.partition(",")
+    return template.format(name=opening.split(" of ", 1)[-1], rest=comma + rest)
+
+
+def auxiliary(lab: Lab) -> Photos | None:
+    """The attacker's photographs: those of the shadow sets where a folder holds no others; None: the world's own auxiliary images."""
+    own = lab.params.world.kind == "folder" or lab.params.blackbox.folder
+    return Photos.join(private_sets(lab)[2:]) if own else None
+
+
+def written(lab: Lab, photos: Photos) -> list[str]:
+    """What the captioner writes for photographs whose captions the attacker does not know."""
+    p, size, own = lab.params.blackbox, image_size(lab, lab.base), auxiliary(lab)
+    if p.captioner:
+        at, shadow = check_blip(p.captioner), Photos.join(private_sets(lab)[2:]) if p.captioner_steps else None
+        writer = Captioner(folder_digest(at), shadow, p.captioner_steps, p.captioner_lr, size, lab.params.seed, at)
+        return captions(lab, Captions(photos, size, writer))
+    if own is None:
+        texts = lab.resident("auxiliary captions", lambda: auxiliary_images(lab.params.world, lab.params.base.auxiliary, lab.store)[1])
+    else:
+        texts = list(own.captions)
+    return captions(lab, Captions(photos, size, own_judge(lab, lab.base), tuple(sorted(set(texts))), own is not None))
+
+
+# similarity
+
+
+def encoded(lab: Lab, name: str, x: torch.Tensor) -> torch.Tensor:
+    """Features [n, tokens, channels] of images [n, 3, h, w] in [0, 1] by an encoder of the profile."""
+    p, batch = lab.params.blackbox, lab.params.attacks.batch
+    if name == "pixels":
+        return encoders.dct_tokens(x)
+    if name == "vae":
+        return encoders.vae_tokens(pipeline(lab, lab.base), x, batch)
+    if name == "clip":
+        return encoders.clip_tokens(folder(lab, lab.base), x, batch)
+    if name == "selfsupervised":
+        own = auxiliary(lab)
+        spec = SelfSupervised(
+            own, {} if own else auxiliary_inputs(lab.params), p.selfsupervised, image_size(lab, lab.base), lab.params.seed
+        )
+        return encoder(lab, spec).tokens(x, batch)
+    return encoders.transformers_tokens(encoders.check_encoder(name, p.encoder_folders[name]), x, batch)
+
+
+def features(lab: Lab, name: str, what: str, images: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """Features of images, kept in memory: the studies of one notebook ask for the same ones."""
+    kept = lab.resident("features", dict)
+    if (name, what) not in kept:
+        kept[name, what] = encoded(lab, name, images()).float()
+        if len(kept) > KEPT:
+            del kept[next(iter(kept))]  # the oldest
+    return kept[name, what]
+
+
+def evidence(lab: Lab, target: Target, way: str = "own", wording: str | None = None, steps: int | None = None, **how) -> Evidence:
+    """What the attacker sees of a model's members and non-members.
+
+    way, wording: as `prompts`; how: encoder, measure, form, aggregate, repeats in place of the profile's.
+    """
+    p = lab.params.blackbox
+    use = p.model_dump(include={"encoder", "measure", "form", "aggregate"}) | {"repeats": p.queries} | how
+    return Evidence(*(_seen(lab, target.model, photos, prompts(lab, photos, way, wording), steps, **use) for photos in target.sides))
+
+
+def _seen(lab, model, photos, texts, steps, encoder, measure, form, aggregate, repeats) -> np.ndarray:
+    questions = asked(lab, model, texts, repeats, steps)
+    query = features(lab, encoder, digest([str(path) for path in photos.paths]), lambda: photos.pixels(image_size(lab, lab.base)))
+    name = digest([texts, *(key(lab, question) for question in questions)])
+    found = features(lab, encoder, name, lambda: drawn(lab, model, texts, repeats, steps).flatten(0, 1))
+    generated = found.view(len(photos), repeats, *query.shape[1:])
+    return AGGREGATES[aggregate](similarity(query, generated, measure, form)).numpy()
+
+
+# inference
+
+
+def inferred(lab: Lab, found: Evidence, fitted_on: Sequence[Evidence] | None, labels: dict, most: int | None = None) -> pd.DataFrame:
+    """Scores of the tested photographs by every inference model: columns of labels, model, split, image, score (above 0: a member).
+
+    fitted_on: evidence of shadow models, all of it; None: the known half of `found`, at most that many members and non-members.
+    """
+    known = [tuple(x[:most] for x in found.known)] if fitted_on is None else [(e.members, e.others) for e in fitted_on]
+    members, others = (np.concatenate(side) for side in zip(*known, strict=True))
+    tables = []
+    for name, new in MODELS.items():
+        model = new(lab.params.blackbox, lab.params.seed).fit(members, others)
+        for split, x in zip(("member", "nonmember"), found.tested, strict=True):
+            tables.append(pd.DataFrame(labels | {"model": name, "split": split, "image": range(len(x)), "score": model.score(x)}))
+    return pd.concat(tables, ignore_index=True).assign(fitted=len(members) + len(others))
+
+
+def attacked(lab: Lab, models: list[Target], labels: dict, scenario: str = "Attack-I", most: int | None = None, **how) -> pd.DataFrame:
+    """A scenario against some models: columns of `inferred`, target. most: as in `inferred`; how: as in `evidence`."""
+    way, source = SCENARIOS[scenario]
+    fitted_on = [evidence(lab, shadow, way, **how) for shadow in shadows(lab)] if source == "shadow" else None
+    parts = []
+    for i, target in enumerate(models):
+        parts.append(inferred(lab, evidence(lab, target, way, **how), fitted_on, labels | {"scenario": scenario, "target": i}, most))
+    return pd.concat(parts, ignore_index=True)
+
+
+def scenarios(lab: Lab) -> pd.DataFrame:
+    """The main table: every scenario against every target."""
+    return pd.concat([attacked(lab, targets(lab), {}, name) for name in track(SCENARIOS, "scenarios")], ignore_index=True)
+
+
+def untuned(lab: Lab) -> list[Target]:
+    """The base model, asked about the targets' photographs."""
+    return [replace(target, model=lab.base) for target in targets(lab)]
+
+
+def controls(lab: Lab) -> pd.DataFrame:
+    """Attack-I against a model that is to leak, against models that saw none of the photographs, against the base; column control."""
+    p, found = lab.params.blackbox, []
+    a, b, *_ = (some[: p.overfitted.members] for some in private_sets(lab))
+    leaky = Target(a, b, lora(lab, a, p.tune.model_copy(update={"steps": p.overfitted.steps})))
+    strangers = [replace(target, model=shadow.model) for target, shadow in zip(targets(lab), shadows(lab), strict=False)]
+    for title, models in {"overfitted": [leaky], "fine-tuned on others": strangers, "not fine-tuned": untuned(lab)[:1]}.items():
+        found.append(attacked(lab, models, {"control": title}))
+    return pd.concat(found, ignore_index=True)
+
+
+def private_blind(lab: Lab) -> pd.DataFrame:
+    """Out-of-fold scores of the tested photographs by a classifier that sees them and their captions and never asks a model."""
+    tables, size = [], image_size(lab, lab.base)
+    for i, target in enumerate(targets(lab)):
+        x = [np.hstack([image_features(some.pixels(size)), caption_features(some.captions)]) for some in target.sides]
+        scores = blind_scores(*x, lab.params.statistics.blind_folds, lab.params.seed)
+        for split, score in zip(("member", "nonmember"), scores, strict=True):
+            tested = score[len(score) // 2 :]
+            tables.append(pd.DataFrame({"target": i, "split": split, "image": range(len(tested)), "score": tested}))
+    return pd.concat(tables, ignore_index=True).assign(model="blind")
+
+
+# studies: all Attack-I, on the targets
+
+
+def some(lab: Lab, models: list[Target] | None = None) -> list[Target]:
+    """The targets of studies that make new models or ask for more images."""
+    return (models or targets(lab))[: lab.params.blackbox.study_targets]
+
+
+def studied(lab: Lab, column: str, values: dict[object, tuple[list[Target], dict]]) -> pd.DataFrame:
+    """{value: (models, how)}; column `column`: the value."""
+    tracked = track(values.items(), column, len(values))
+    return pd.concat([attacked(lab, models, {column: value}, **how) for value, (models, how) in tracked], ignore_index=True)
+
+
+def by_encoder(lab: Lab) -> pd.DataFrame:
+    """Every encoder; column `encoder`."""
+    return studied(lab, "encoder", {name: (targets(lab), {"encoder": name}) for name in lab.params.blackbox.encoders})
+
+
+def by_similarity(lab: Lab) -> pd.DataFrame:
+    """Every measure, form and aggregate; column `similarity`."""
+    ways = {
+        f"{measure}, {form}, {aggregate}": (targets(lab), {"measure": measure, "form": form, "aggregate": aggregate})
+        for measure in MEASURES
+        for form in ("vector", "scalar")
+        for aggregate in AGGREGATES
+    }
+    return studied(lab, "similarity", ways)
+
+
+def by_queries(lab: Lab) -> pd.DataFrame:
+    """Generations a query; column `queries`."""
+    return studied(lab, "queries", {m: (some(lab), {"repeats": m}) for m in lab.params.blackbox.repeats})
+
+
+def by_wording(lab: Lab) -> pd.DataFrame:
+    """The attacker knows the caption but asks in other words; fitted on evidence from the same words. Column `wording`."""
+    ways = {"the caption": (some(lab), {})} | {title: (some(lab), {"wording": title}) for title in lab.params.blackbox.wordings}
+    return studied(lab, "wording", ways)
+
+
+def by_epochs(lab: Lab) -> pd.DataFrame:
+    """Fine-tuning for so many steps; column `steps`."""
+    p = lab.params.blackbox
+    return studied(lab, "steps", {n: (some(lab, targets(lab, p.tune.model_copy(update={"steps": n}))), {}) for n in p.epochs})
+
+
+def by_size(lab: Lab) -> pd.DataFrame:
+    """Fine-tuning sets of several sizes, at equal epochs; the attacker knows as many photographs of each. Column `members`."""
+    p = lab.params.blackbox
+    recipe = lambda n: p.tune.model_copy(update={"steps": max(1, round(p.tune.steps * n / p.members))})  # noqa: E731
+    return studied(lab, "members", {n: (targets(lab, recipe(n), n), {"most": min(p.sizes) // 2}) for n in p.sizes})
+
+
+def by_sampling(lab: Lab) -> pd.DataFrame:
+    """Inference steps, one generation a query; column `inference steps`."""
+    return studied(lab, "inference steps", {n: (some(lab), {"repeats": 1, "steps": n}) for n in lab.params.blackbox.sampling})
+
+
+# DP-SGD
+
+
+def private_models(lab: Lab) -> dict[str, list[Target]]:
+    """{row of the table: models}: the base, DP-SGD's recipe from the smallest epsilon to none at all, and the usual fine-tuning."""
+    p, how = lab.params.blackbox, private_recipe(lab)
+    rows = {"not fine-tuned": some(lab, untuned(lab))}
+    for epsilon in [*sorted(p.private.epsilons), None]:
+        title = f"epsilon {epsilon:g}" if epsilon else "clipping, no noise"
+        rows[title] = [replace(target, model=privately(lab, target.members, how, epsilon)) for target in some(lab)]
+    return rows | {"no DP-SGD": some(lab)}
+
+
+def privately(lab: Lab, photos: Photos, how: Recipe, epsilon: float | None) -> PrivateTune:
+    """A model fine-tuned with DP-SGD; its noise is its own, for every guarantee and every set of photographs."""
+    content = digest([[str(path.name) for path in photos.paths], list(photos.captions)])
+    return PrivateTune(lab.base, how, photos, epsilon, number(f"private/{lab.params.seed}/{epsilon}/{content}"))
+
+
+def private(lab: Lab) -> pd.DataFrame:
+    """Attack-I against models fine-tuned with DP-SGD; column `training`."""
+    return studied(lab, "training", {title: (models, {}) for title, models in private_models(lab).items()})
+
+
+def private_quality(lab: Lab) -> pd.DataFrame:
+    """Of every row of `private` and target: what it learnt, hits, and the guarantee.
+
+    loss: {member, nonmember: noise-prediction error of each photograph with its caption, the same draws for every model};
+    hits: 1 where the base's CLIP finds the right name among all people's in a member's first generation, or None.
+    """
+    rows, models = [], private_models(lab)
+    setting = lab.params.attacks.loss.model_dump() | {"draws": lab.params.blackbox.private.looks}
+    for title, each in track(models.items(), "what was learnt", len(models)):
+        for i, target in enumerate(each):
+            report = training(lab, target.model)
+            row = {"training": title, "target": i, "trainable": report.get("trainable", 0)}
+            row |= {name: report.get(name) for name in ("epsilon", "delta", "clip", "noise multiplier")}
+            rows.append(row | {"hits": _hits(lab, target), "loss": learnt(lab, Learnt(target.model, *target.sides, setting))})
+    return pd.DataFrame(rows)
+
+
+def _hits(lab: Lab, target: Target) -> list[float] | None:
+    """Whether the base's CLIP finds the right name, for each first generation of the members; None where there is no such."""
+    named = [next((i for i, name in enumerate(lab.names) if name in text), None) for text in target.members.captions]
+    if None in named or own_judge(lab, lab.base) is None:
+        return None
+    x = drawn(lab, target.model, target.members.captions, 1)[:, 0]
+    condition = lab.params.world.condition
+    return retrieved(folder(lab, lab.base), x, torch.tensor(named), [condition.format(name=name) for name in lab.names]).tolist()
