@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from s2llib.attacks import check_attacks
 from s2llib.data.domain import Domain
 from s2llib.data.worlds import domain_names, everyone, known_names, load_domains
 from s2llib.models.base import base_key, check_world
@@ -54,6 +55,7 @@ class Lab:
         if not p.trains_base:
             check_folder(base_folder(p))
             check_world(p)
+        check_attacks(p)
         check_hardware(p.hardware, self.device)
         trained = known_names(p.world)[: p.base.unet.people]
         for name in domain_names(p.world):

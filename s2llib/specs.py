@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from s2llib.data.domain import Domain, Photos
-from s2llib.params import Encoder, Perturbation, PrivateLoRA, Recipe, UnconditionalRecipe
+from s2llib.params import Encoder, Perturbation, PrivateLoRA, Recipe, Section, UnconditionalRecipe
 
 __all__ = [
     "Base", "Blind", "Captioner", "Captions", "Crowd", "Drawn", "Generated", "ImageSet", "Images", "Judge", "Judged", "Learnt",
@@ -198,14 +198,18 @@ Images: TypeAlias = ImageSet | Photos
 
 @dataclass(frozen=True)
 class Scoring:
-    """Membership scores of a domain's photographs. settings: {attack: its settings}; prompt: None: each photograph's own caption;
-    shifted: of the shifted sets too."""
+    """Membership scores of a domain's photographs.
+
+    settings: {attack: its settings}; prompt: None: each photograph's own caption; shifted: of the shifted sets too; reference: generated
+    images to be scored as well, which tell an attacker the scale of a domain's scores.
+    """
 
     model: Model
     domain: Domain
-    settings: dict[str, list[dict]]
+    settings: dict[str, list[Section]]
     prompt: str | None
     shifted: bool = True
+    reference: Generated | None = None
 
 
 @dataclass(frozen=True)
@@ -346,4 +350,4 @@ class Learnt:
     model: Model
     members: Photos
     others: Photos
-    setting: dict
+    setting: Section

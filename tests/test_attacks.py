@@ -34,7 +34,7 @@ def reference(pipeline_folder, setting):
     for i in range(steps):
         product *= 1 - (low + (high - low) * i / (steps - 1)) ** 2
         alphas.append(product)
-    c = setting[2].double()
+    c = setting[2].tensors["encoder_hidden_states"].double()
 
     def eps(z, t):
         with torch.no_grad():
@@ -58,12 +58,12 @@ def reference_secmi(eps, a, z0, k, t):
 def test_clid_is_what_the_prompt_takes_off_the_loss(setting, pipeline):
     denoiser, z0, c = setting
     given = {"timesteps": [50, 300], "draws": 2}
-    with_it, without = (ATTACKS["loss"](denoiser, z0, each, **given) for each in (c, denoiser.prompts([""])))
+    with_it, without = (ATTACKS["loss"].score(denoiser, z0, each, **given) for each in (c, denoiser.prompts([""])))
     before = denoiser.evaluations
-    found = ATTACKS["clid"](denoiser, z0, c, **given)
+    found = ATTACKS["clid"].score(denoiser, z0, c, **given)
     assert denoiser.evaluations - before == 2 * 2 * 2 * N
     assert found.tolist() == pytest.approx((with_it - without).tolist())
-    assert ATTACKS["clid"](denoiser, z0, denoiser.prompts([""]), **given).abs().max() == 0, "the empty prompt takes nothing off"
+    assert ATTACKS["clid"].score(denoiser, z0, denoiser.prompts([""]), **given).abs().max() == 0, "the empty prompt takes nothing off"
 
 
 def reference_pia(eps, a, z0, t, normalised):
@@ -78,7 +78,7 @@ def reference_pia(eps, a, z0, t, normalised):
 def test_secmi_agrees_with_the_equations(setting, reference, k, t):
     denoiser, z0, c = setting
     expected = [reference_secmi(*reference, z.double().numpy(), k, t) for z in z0]
-    np.testing.assert_allclose(ATTACKS["secmi"](denoiser, z0, c, k=k, t=t), expected, rtol=1e-4)
+    np.testing.assert_allclose(ATTACKS["secmi"].score(denoiser, z0, c, k=k, t=t), expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("t", [1, 100, 400])
@@ -86,19 +86,19 @@ def test_secmi_agrees_with_the_equations(setting, reference, k, t):
 def test_pia_and_pian_agree_with_the_equations(setting, reference, name, t):
     denoiser, z0, c = setting
     expected = [reference_pia(*reference, z.double().numpy(), t, name == "pian") for z in z0]
-    np.testing.assert_allclose(ATTACKS[name](denoiser, z0, c, t=t), expected, rtol=1e-4)
+    np.testing.assert_allclose(ATTACKS[name].score(denoiser, z0, c, t=t), expected, rtol=1e-4)
 
 
 def test_sima_agrees_with_the_equation(setting, reference):
     denoiser, z0, c = setting
     expected = [-math.sqrt((reference[0](z.double().numpy(), 100) ** 2).sum()) for z in z0]
-    np.testing.assert_allclose(ATTACKS["sima"](denoiser, z0, c, t=100), expected, rtol=1e-4)
+    np.testing.assert_allclose(ATTACKS["sima"].score(denoiser, z0, c, t=100), expected, rtol=1e-4)
 
 
 def test_loss_uses_the_same_noise_for_every_image(setting):
     denoiser, z0, c = setting
     same = z0[:1].expand(N, -1, -1, -1)
-    score = ATTACKS["loss"](denoiser, same, c, timesteps=[50, 400], draws=2)
+    score = ATTACKS["loss"].score(denoiser, same, c, timesteps=[50, 400], draws=2)
     np.testing.assert_allclose(score, score[0].expand(N), rtol=1e-4)
 
 
@@ -117,7 +117,7 @@ def test_an_attack_spends_exactly_its_stated_evaluations(setting, name, argument
     denoiser, z0, c = setting
     calls = []
     handle = denoiser.pipeline.unet.register_forward_hook(lambda _module, inputs, _out: calls.append(len(inputs[0])))
-    ATTACKS[name](denoiser, z0, c, **arguments)
+    ATTACKS[name].score(denoiser, z0, c, **arguments)
     handle.remove()
     assert denoiser.evaluations == sum(calls) == cost * N
 
@@ -126,30 +126,31 @@ def test_an_attack_spends_exactly_its_stated_evaluations(setting, name, argument
 def test_scores_do_not_depend_on_the_batch_size(setting, name):
     denoiser, z0, c = setting
     arguments = {"secmi": {"k": 10, "t": 20}, "loss": {"timesteps": [50]}, "clid": {"timesteps": [50]}}.get(name, {"t": 50})
-    whole = ATTACKS[name](Denoiser(denoiser.pipeline, batch=64), z0, c, **arguments)
-    torch.testing.assert_close(ATTACKS[name](denoiser, z0, c, **arguments), whole, rtol=1e-3, atol=1e-6)
+    whole = ATTACKS[name].score(Denoiser(denoiser.pipeline, batch=64), z0, c, **arguments)
+    torch.testing.assert_close(ATTACKS[name].score(denoiser, z0, c, **arguments), whole, rtol=1e-3, atol=1e-6)
 
 
 def test_v_prediction_models_give_the_same_noise(setting):
     denoiser, z0, c = setting
     t = 300
     eps = denoiser.eps(z0, t, c)
-    a = denoiser.a[t]
+    alpha, sigma = denoiser.levels(t)
     denoiser.pipeline.scheduler.register_to_config(prediction_type="v_prediction")
     converted = Denoiser(denoiser.pipeline).eps(z0, t, c)
-    torch.testing.assert_close(converted, a.sqrt() * eps + (1 - a).sqrt() * z0)
+    torch.testing.assert_close(converted, alpha * eps + sigma * z0)
 
 
 class Velocity(torch.nn.Module):
-    """The same network as a v-prediction model: v = (eps - sqrt(1-a) z) / sqrt(a)."""
+    """The same network as a v-prediction model: v = (eps - sigma z) / alpha."""
 
-    def __init__(self, unet, a):
+    def __init__(self, denoiser):
         super().__init__()
-        self.unet, self.a, self.config, self.device = unet, a, unet.config, unet.device
+        self.unet, self.levels = denoiser.pipeline.unet, denoiser.levels
+        self.config, self.device = self.unet.config, self.unet.device
 
-    def forward(self, z, t, c):
-        a, output = self.a[t].view(-1, 1, 1, 1), self.unet(z, t, c)
-        output.sample = (output.sample - (1 - a).sqrt() * z) / a.sqrt()
+    def forward(self, z, t, encoder_hidden_states):
+        (alpha, sigma), output = self.levels(t), self.unet(z, t, encoder_hidden_states)
+        output.sample = (output.sample - sigma * z) / alpha
         return output
 
 
@@ -158,15 +159,49 @@ class Velocity(torch.nn.Module):
 )
 def test_a_v_prediction_pipeline_gets_the_scores_of_its_epsilon_form(setting, name, arguments):
     denoiser, z0, c = setting
-    expected = ATTACKS[name](denoiser, z0, c, **arguments)
-    unread = ATTACKS[name](_as_velocity(denoiser, "epsilon"), z0, c, **arguments)
+    expected = ATTACKS[name].score(denoiser, z0, c, **arguments)
+    unread = ATTACKS[name].score(_as_velocity(denoiser, "epsilon"), z0, c, **arguments)
     converted = _as_velocity(denoiser, "v_prediction")
-    torch.testing.assert_close(ATTACKS[name](converted, z0, c, **arguments), expected, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(ATTACKS[name].score(converted, z0, c, **arguments), expected, rtol=1e-3, atol=1e-6)
     assert converted.evaluations == denoiser.evaluations
     assert (unread - expected).abs().max() > 0.01 * expected.abs().max(), "the same weights read as epsilon are another model"
 
 
 def _as_velocity(denoiser, prediction):
-    scheduler = SimpleNamespace(alphas_cumprod=denoiser.a, config=SimpleNamespace(prediction_type=prediction))
-    unet = Velocity(denoiser.pipeline.unet, denoiser.a)
-    return Denoiser(SimpleNamespace(unet=unet, scheduler=scheduler, text_encoder=None), batch=2)
+    scheduler = SimpleNamespace(
+        alphas_cumprod=denoiser.pipeline.scheduler.alphas_cumprod, config=SimpleNamespace(prediction_type=prediction)
+    )
+    return Denoiser(SimpleNamespace(unet=Velocity(denoiser), scheduler=scheduler, text_encoder=None), batch=2)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_split_undoes_join_where_the_network_is_right(setting, prediction):
+    """A network that answers with the target of (x0, e): z is taken apart into what it was made of."""
+    denoiser, x0, c = setting
+    e, t = torch.randn(x0.shape, generator=torch.Generator().manual_seed(3)), torch.tensor([5, 300, 900])
+    denoiser.prediction = prediction
+    right = denoiser.target(x0, e, t)
+    denoiser.pipeline.unet.register_forward_hook(lambda _module, inputs, _out: SimpleNamespace(sample=right[: len(inputs[0])]))
+    denoiser.batch = len(x0)
+    found = denoiser.split(denoiser.join(x0, e, t), t, c)
+    for part, expected in zip(found, (x0, e), strict=True):
+        torch.testing.assert_close(part, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_many_settings_at_once_are_the_same_scores_for_fewer_evaluations(setting):
+    denoiser, z0, c = setting
+    attack = ATTACKS["secmi"]
+    settings = [attack.settings(k=k, t=t) for k, t in ((10, 40), (10, 10), (20, 40))]
+    alone = [attack.score(Denoiser(denoiser.pipeline, batch=2), z0, c, **each.model_dump()) for each in settings]
+    for found, expected in zip(attack.scores(denoiser, z0, c, settings), alone, strict=True):
+        torch.testing.assert_close(found, expected)
+    assert denoiser.evaluations == N * (4 + 2 * 2 + 1 + 2), "one start, three steps up and two errors by 10, one step and an error by 20"
+
+
+def test_attacks_share_their_first_evaluation(setting):
+    denoiser, z0, c = setting
+    for name in ("secmi", "pia", "pian"):
+        ATTACKS[name].score(denoiser, z0, c, **ATTACKS[name].settings().model_dump())
+    assert denoiser.evaluations == N * (16 + 1 + 1)
+    ATTACKS["pia"].score(denoiser, z0.clone(), c, t=100)
+    assert denoiser.evaluations == N * (16 + 1 + 1 + 2), "other latents have a start of their own"

@@ -1,32 +1,30 @@
-import math
-
 from torch import Tensor
 
+from s2llib.attacks.attack import Attack
+from s2llib.models.condition import Condition
 from s2llib.models.denoiser import Denoiser
+from s2llib.params import Section, Timestep
 
-__all__ = ["pia", "pian"]
-
-
-def _distance(denoiser: Denoiser, z0: Tensor, e0: Tensor, c: Tensor, t: int) -> Tensor:
-    a = denoiser.a[t]
-    zt = a.sqrt() * z0 + (1 - a).sqrt() * e0
-    return -(denoiser.eps(zt, t, c) - e0).abs().pow(4).flatten(1).sum(dim=1)
+__all__ = ["ATTACK", "distance", "pia"]
 
 
-def pia(denoiser: Denoiser, z0: Tensor, c: Tensor, t: int) -> Tensor:
+class Settings(Section):
+    t: Timestep = 200
+
+
+def distance(denoiser: Denoiser, z0: Tensor, e0: Tensor, c: Condition, t: int) -> Tensor:
+    """How far the noise seen at timestep t lies from the e0 that was put in: minus the l4 norm to the fourth power, [n]."""
+    return -(denoiser.eps(denoiser.join(z0, e0, t), t, c) - e0).abs().pow(4).flatten(1).sum(dim=1)
+
+
+def pia(denoiser: Denoiser, z0: Tensor, c: Condition, t: int) -> Tensor:
     """Proximal initialisation (Kong et al. 2024, PIA, equation 11 with the l4 norm to the fourth power).
 
-    z0: [n, ch, h, w] clean latents; c: [n or 1, tokens, dim] prompt embeddings.
-    Returns [n]; higher means more likely a member. Costs 2 UNet evaluations per image.
+    z0: [n, ch, h, w] clean latents; c: a row an image, or one for all.
+    Returns [n]; higher means more likely a member. Costs 2 evaluations per image.
     """
-    return _distance(denoiser, z0, denoiser.eps(z0, 0, c), c, t)
+    _, e0 = denoiser.start(z0, c)
+    return distance(denoiser, z0, e0, c, t)
 
 
-def pian(denoiser: Denoiser, z0: Tensor, c: Tensor, t: int) -> Tensor:
-    """PIA with the initial noise scaled to a standard normal's mean magnitude per image (Kong et al. 2024, PIAN).
-
-    Shapes, result and cost as `pia`.
-    """
-    e0 = denoiser.eps(z0, 0, c)
-    magnitude = e0.abs().flatten(1).mean(dim=1).view(-1, 1, 1, 1)
-    return _distance(denoiser, z0, e0 / magnitude * math.sqrt(2 / math.pi), c, t)
+ATTACK = Attack("PIA", Settings, pia, cost=lambda s: 2)

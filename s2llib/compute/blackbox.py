@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from s2llib.artifact import artifact, made, scratch
-from s2llib.attacks import ATTACKS
+from s2llib.attacks.loss import loss
 from s2llib.compute.models import pipeline
 from s2llib.data.domain import Photos
 from s2llib.data.worlds import auxiliary_images
@@ -93,7 +93,7 @@ def measure(lab: Lab, spec: Learnt, folder: Path) -> None:
     denoiser, found = Denoiser(pipeline(lab, spec.model), lab.params.attacks.batch), {}
     for split, photos in (("member", spec.members), ("nonmember", spec.others)):
         z0, c = denoiser.encode_photos(photos), denoiser.prompts(list(photos.captions))
-        found[split] = (-ATTACKS["loss"](denoiser, z0, c, **spec.setting)).tolist()
+        found[split] = (-loss(denoiser, z0, c, **spec.setting.model_dump())).tolist()
     (folder / "loss.json").write_text(json.dumps(found))
 
 

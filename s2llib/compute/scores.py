@@ -1,6 +1,5 @@
 """Membership scores of a domain's photographs under one model."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ import pandas as pd
 
 from s2llib.artifact import artifact
 from s2llib.attacks import ATTACKS
+from s2llib.compute.images import photos as photographs
 from s2llib.compute.models import asked, pipeline
 from s2llib.data.worlds import check_unchanged
 from s2llib.lab import Lab
@@ -25,16 +25,14 @@ def score(lab: Lab, spec: Scoring, folder: Path) -> None:
     denoiser, domain = Denoiser(pipeline(lab, spec.model), lab.params.attacks.batch), spec.domain
     check_unchanged(lab.params.world, domain, lab.store)
     tables, splits = [], {"member": domain.members, "nonmember": domain.nonmembers, **(domain.shifted if spec.shifted else {})}
+    splits |= {} if spec.reference is None else {"reference": photographs(lab, spec.reference)}
     for split, photos in track(splits.items(), f"attacks on {domain.name}"):
         texts = list(photos.captions) if spec.prompt is None else [spec.prompt]
         z0, c = denoiser.encode_photos(photos), denoiser.prompts([asked(spec.model, domain, text) for text in texts])
         for attack, settings in spec.settings.items():
-            for setting in settings:
-                before = denoiser.evaluations
-                found = ATTACKS[attack](denoiser, z0, c, **setting).cpu().numpy()
-                row = {"attack": attack, "setting": json.dumps(setting), "split": split}
-                each = (denoiser.evaluations - before) // len(photos)
-                tables.append(pd.DataFrame({**row, "evaluations": each, "image": range(len(photos)), "score": found}))
+            for setting, found in zip(settings, ATTACKS[attack].scores(denoiser, z0, c, settings), strict=True):
+                row = {"attack": attack, "setting": setting.model_dump_json(), "split": split, "evaluations": ATTACKS[attack].cost(setting)}
+                tables.append(pd.DataFrame({**row, "image": range(len(photos)), "score": found.cpu().numpy()}))
     pd.concat(tables, ignore_index=True).to_parquet(folder / "scores.parquet")
 
 

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from s2llib.data.domain import Photos
 from s2llib.finetune.parts import PARTS
-from s2llib.finetune.recipe import denoising_target, embed_prompts
+from s2llib.finetune.recipe import denoising_target
 from s2llib.loop import generator
+from s2llib.models.condition import Condition
 from s2llib.models.denoiser import Denoiser
 from s2llib.models.hardware import is_out_of_memory
 from s2llib.params import ParamsError, PrivateLoRA
@@ -78,7 +79,7 @@ def private_finetune(pipeline, recipe: PrivateLoRA, images: Photos, epsilon: flo
 
     torch.manual_seed(seed)
     denoiser, noise = Denoiser(pipeline, batch), noise_multiplier(epsilon, recipe)
-    z0, c = denoiser.encode_photos(images), embed_prompts(pipeline, list(images.captions))
+    z0, c = denoiser.encode_photos(images), denoiser.prompts(list(images.captions))
     for part in (pipeline.unet, pipeline.text_encoder, pipeline.vae):
         part.requires_grad_(False)
     parameters = PARTS["unet_lora"](pipeline, recipe, "", "")
@@ -120,11 +121,11 @@ def private_finetune(pipeline, recipe: PrivateLoRA, images: Photos, epsilon: flo
     }
 
 
-def _backward(unet, parameters: list[Tensor], batch: tuple[Tensor, ...], at_once: int) -> float:
+def _backward(unet, parameters: list[Tensor], batch: tuple[Tensor | Condition, ...], at_once: int) -> float:
     """Leave each sample's gradient in `grad_sample`, so many samples in memory at once; returns their mean loss."""
     parts, total = [[] for _ in parameters], 0.0
     for x, t, c, target in zip(*(some.split(at_once) for some in batch), strict=True):
-        loss = F.mse_loss(unet(x, t, c).sample, target)
+        loss = F.mse_loss(unet(x, t, **c.tensors).sample, target)
         loss.backward()
         total += loss.item() * len(x)
         for part, p in zip(parts, parameters, strict=True):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from s2llib.defenses.surrogate import Surrogate
-from s2llib.finetune.recipe import noised
 from s2llib.loop import generator
+from s2llib.models.condition import Condition
 from s2llib.models.denoiser import Denoiser
 from s2llib.models.hardware import in_batches
 from s2llib.params import ParamsError
@@ -60,17 +60,17 @@ def ascend(x: Tensor, gradient: Tensor, step: float, norm: str) -> Tensor:
     return x + step * gradient / gradient.flatten(1).norm(dim=1).clamp(min=1e-12).view(-1, 1, 1, 1)
 
 
-def denoising_errors(denoiser: Denoiser, x: Tensor, c: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+def denoising_errors(denoiser: Denoiser, x: Tensor, c: Condition, t: Tensor, noise: Tensor) -> Tensor:
     """[n] noise-prediction errors of images x [n, 3, h, w] in [-1, 1], with gradients: the mean over draws.
 
-    c: [1, tokens, dim]; t: [draws, n] timesteps; noise: [draws, n, ch, h, w].
+    c: one row; t: [draws, n] timesteps; noise: [draws, n, ch, h, w].
     """
     vae = denoiser.pipeline.vae
-    z, c = vae.encode(x).latent_dist.mode() * vae.config.scaling_factor, c.expand(len(x), -1, -1)
+    z, c = vae.encode(x).latent_dist.mode() * vae.config.scaling_factor, c.expand(len(x))
     errors = []
     for some, drawn in zip(t, noise, strict=True):
-        zt, target = noised(denoiser, z, some, drawn)
-        errors.append((denoiser.predict(zt, some, c) - target).square().flatten(1).mean(1))
+        predicted = denoiser.predict(denoiser.join(z, drawn, some), some, c)
+        errors.append((predicted - denoiser.target(z, drawn, some)).square().flatten(1).mean(1))
     return torch.stack(errors).mean(0)
 
 
@@ -78,17 +78,17 @@ def _draws(denoiser: Denoiser, n: int, draws: int, seed: int, step: int) -> tupl
     """Timesteps [draws, n] and noise [draws, n, ch, h, w] of one step, the same however the images are grouped."""
     unet, draw = denoiser.pipeline.unet, generator(seed, step)
     shape = (draws, n, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
-    t = torch.randint(len(denoiser.a), (draws, n), generator=draw)
+    t = torch.randint(denoiser.timesteps, (draws, n), generator=draw)
     return t.to(denoiser.device), torch.randn(shape, generator=draw).to(denoiser.device)
 
 
 def pgd(
-    denoiser: Denoiser, x: Tensor, clean: Tensor, c: Tensor, *, steps: int, step: float, radius: float, norm: str, draws: int, group: int,
-    seed: int, what: str = "PGD",
+    denoiser: Denoiser, x: Tensor, clean: Tensor, c: Condition, *, steps: int, step: float, radius: float, norm: str, draws: int,
+    group: int, seed: int, what: str = "PGD",
 ) -> Tensor:  # fmt: skip
     """Projected gradient ascent on the denoising loss at random timesteps (Madry et al. 2018), from x, around the clean images.
 
-    x, clean: [n, 3, h, w] in [-1, 1], which may lie in the computer's memory; c: [1, tokens, dim]. Every step takes all images, `group`
+    x, clean: [n, 3, h, w] in [-1, 1], which may lie in the computer's memory; c: one row. Every step takes all images, `group`
     at a time, fewer where memory does not suffice. Returns pixels like x. Costs steps x draws UNet evaluations per image, forwards and
     backwards.
     """

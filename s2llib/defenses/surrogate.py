@@ -7,7 +7,8 @@ from s2llib.data.domain import Domain, Photos
 from s2llib.finetune.parts import PARTS
 from s2llib.finetune.recipe import denoising_target
 from s2llib.loop import generator, train
-from s2llib.models.denoiser import Denoiser, token_ids
+from s2llib.models.condition import Condition
+from s2llib.models.denoiser import Denoiser
 from s2llib.params import Hardware
 from s2llib.params import Surrogate as Settings
 
@@ -47,8 +48,8 @@ class Surrogate:
         for q in self.parameters:
             q.requires_grad_(flag)
 
-    def condition(self) -> Tensor:
-        """c [1, tokens, dim] of the instance prompt."""
+    def condition(self) -> Condition:
+        """That of the instance prompt, one row."""
         return self.denoiser.prompts([self.prompt])
 
     def state(self) -> list[Tensor]:
@@ -90,7 +91,7 @@ class Surrogate:
         zt, t, target = denoising_target(self.denoiser, z, draw)
         return (self.denoiser.predict(zt, t, self._embedded(texts)) - target).square().mean()
 
-    def _embedded(self, texts: list[str]) -> Tensor:
-        pipeline, distinct = self.denoiser.pipeline, sorted(set(texts))
-        c = pipeline.text_encoder(token_ids(pipeline, distinct).to(self.denoiser.device))[0]
+    def _embedded(self, texts: list[str]) -> Condition:
+        distinct = sorted(set(texts))
+        c = self.denoiser.embedded(self.denoiser.pipeline.text_encoder(self.denoiser.ids(distinct))[0])
         return c[torch.tensor([distinct.index(text) for text in texts])]

@@ -15,12 +15,13 @@ from s2llib.finetune.methods import Method
 from s2llib.finetune.parts import PARTS, adapter
 from s2llib.finetune.textual_inversion import FILE, load_tokens, placeholder, pop_tokens, save_tokens
 from s2llib.loop import train
-from s2llib.models.denoiser import Denoiser, token_ids
+from s2llib.models.condition import Condition
+from s2llib.models.denoiser import Denoiser
 from s2llib.models.pipeline import load_pipeline
 from s2llib.params import Hardware, ParamsError, Recipe
 
 __all__ = [
-    "FINETUNE_VERSION", "denoising_target", "embed_prompts", "finetune", "learning_rates", "load_adapters", "load_finetuned", "noised",
+    "FINETUNE_VERSION", "denoising_target", "finetune", "learning_rates", "load_adapters", "load_finetuned",
     "prompt_of", "save_finetuned",
 ]  # fmt: skip
 
@@ -48,25 +49,21 @@ def learning_rates(how: Method, recipe: Recipe) -> dict[str, float]:
 
 
 class _Prompts:
-    """c for a batch of images: embedded once where the text encoder is frozen, else anew in every step."""
+    """The condition of a batch of images: embedded once where the text encoder is frozen, else anew in every step."""
 
-    def __init__(self, pipeline, texts: list[str], frozen: bool):
-        self.texts = sorted(set(texts))
-        self.which = torch.tensor([self.texts.index(text) for text in texts])
-        self.encoder = pipeline.text_encoder
-        self.ids = token_ids(pipeline, self.texts).to(self.encoder.device)
+    def __init__(self, denoiser: Denoiser, texts: list[str], frozen: bool):
+        distinct = sorted(set(texts))
+        self.which = torch.tensor([distinct.index(text) for text in texts])
+        self.denoiser, self.ids = denoiser, denoiser.ids(distinct)
         with torch.no_grad():
-            self.once = self.encoder(self.ids)[0] if frozen else None
+            self.once = self._embedded() if frozen else None
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """[b, tokens, dim] for the images with these indices."""
-        c = self.encoder(self.ids)[0] if self.once is None else self.once
-        return c[self.which[images]]
+    def _embedded(self) -> Condition:
+        return self.denoiser.embedded(self.denoiser.pipeline.text_encoder(self.ids)[0])
 
-
-def embed_prompts(pipeline, texts: list[str]) -> Tensor:
-    """c [n, tokens, dim] of these prompts by a frozen text encoder."""
-    return _Prompts(pipeline, texts, frozen=True)(torch.arange(len(texts)))
+    def __call__(self, images: Tensor) -> Condition:
+        """A row for each of the images with these indices."""
+        return (self._embedded() if self.once is None else self.once)[self.which[images]]
 
 
 class _Latents:
@@ -113,7 +110,7 @@ def finetune(
 
     def data(photos: Photos, texts: list[str]) -> tuple[_Latents, _Prompts]:
         text_frozen = not {"text_encoder", "text_encoder_lora", "tokens", "embedding"} & set(how.trains)
-        return _Latents(denoiser, photos, "vae_encoder" not in how.trains), _Prompts(pipeline, texts, text_frozen)
+        return _Latents(denoiser, photos, "vae_encoder" not in how.trains), _Prompts(denoiser, texts, text_frozen)
 
     texts = [domain.instance_prompt] * len(images) if how.instance_prompt else list(images.captions)
     if "tokens" in how.trains:
@@ -146,19 +143,9 @@ def _denoising_loss(denoiser: Denoiser, latents: _Latents, prompts: _Prompts, ba
 
 def denoising_target(denoiser: Denoiser, z: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """(noised latents, uniform timesteps [n], what is to be predicted) of clean latents z [n, ch, h, w]."""
-    t = torch.randint(0, len(denoiser.a), (len(z),), generator=draw).to(z.device)
-    x, target = noised(denoiser, z, t, torch.randn(z.shape, generator=draw).to(z))
-    return x, t, target
-
-
-def noised(denoiser: Denoiser, z: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """(noised latents, what is to be predicted) of clean latents z [n, ch, h, w] at timesteps t [n].
-
-    A v-prediction model is trained on v = sqrt(a) noise - sqrt(1-a) z0 (Salimans & Ho 2022), others on the noise.
-    """
-    a = denoiser.a[t].view(-1, 1, 1, 1)
-    target = a.sqrt() * noise - (1 - a).sqrt() * z if denoiser.prediction == "v_prediction" else noise
-    return a.sqrt() * z + (1 - a).sqrt() * noise, target
+    t = torch.randint(0, denoiser.timesteps, (len(z),), generator=draw).to(z.device)
+    noise = torch.randn(z.shape, generator=draw).to(z)
+    return denoiser.join(z, noise, t), t, denoiser.target(z, noise, t)
 
 
 def _save_lora(pipeline, recipe: Recipe, parts: list[str], folder: Path) -> None:

@@ -1,9 +1,10 @@
-"""The view of a diffusion model that every attack uses: latents, prompts, noise predictions, and what they cost."""
+"""The view of a diffusion model that every attack uses: latents, conditions, noise predictions, and what they cost."""
 
 import torch
 from torch import Tensor
 
 from s2llib.data.domain import Photos
+from s2llib.models.condition import Condition
 from s2llib.models.hardware import autocast, computes_on, in_batches
 
 __all__ = ["Denoiser", "token_ids"]
@@ -17,21 +18,23 @@ def token_ids(pipeline, texts: list[str]) -> Tensor:
 
 
 class Denoiser:
-    """eps(z, t, c) of a `StableDiffusionPipeline`, in float32, in batches, with a count of UNet evaluations.
+    """A `StableDiffusionPipeline` as x0 and noise: z = alpha(t) x0 + sigma(t) e, in float32, in batches, with a count of evaluations.
 
-    Of a `DDPMPipeline` too, an unconditional `UNet2DModel`: z0 is then the image in [-1, 1], and the prompts are empty.
-    a: [T] cumulative alphas, read from the pipeline's scheduler. evaluations: UNet evaluations so far, one per image
-    and timestep. prediction: `epsilon` or `v_prediction`; `check_folder` admits no other. batch: halved where memory does not suffice.
-    precision: of `predict`, which trains; `eps` is always in float32.
+    Of a `DDPMPipeline` too, an unconditional `UNet2DModel`: z0 is then the image in [-1, 1], and conditions are empty.
+    timesteps: how many the model was trained with. evaluations: of the network so far, one per image and timestep. prediction: `epsilon`
+    or `v_prediction`; `check_folder` admits no other. batch: halved where memory does not suffice. precision: of `predict`, which trains;
+    `split` is always in float32.
     """
 
     def __init__(self, pipeline, batch: int = 128, precision: str = "float32"):
         self.pipeline, self.batch, self.precision = pipeline, batch, precision
         self.device = computes_on(pipeline)
-        self.a = pipeline.scheduler.alphas_cumprod.to(self.device, torch.float32)
+        a = pipeline.scheduler.alphas_cumprod.to(self.device, torch.float32)
+        self._alpha, self._sigma, self.timesteps = a.sqrt(), (1 - a).sqrt(), len(a)
         self.prediction = pipeline.scheduler.config.prediction_type
         self.evaluations = 0
         self.conditional = hasattr(pipeline, "text_encoder")
+        self._start: tuple | None = None
 
     @property
     def size(self) -> int:
@@ -51,32 +54,65 @@ class Denoiser:
         return torch.cat([self.encode(pixels) for pixels in photos.batches(self.size, self.batch)])
 
     @torch.no_grad()
-    def prompts(self, texts: list[str]) -> Tensor:
-        """c [n, tokens, dim]: last hidden states of the text encoder; [n, 0, 0] without one."""
+    def prompts(self, texts: list[str]) -> Condition:
+        """What the network is conditioned on for these prompts, a row for each."""
         if not self.conditional:
-            return torch.zeros(len(texts), 0, 0, device=self.device)
-        return self._batches(lambda some: self.pipeline.text_encoder(some)[0], token_ids(self.pipeline, texts).to(self.device))
+            return Condition(rows=len(texts))
+        return self.embedded(self._batches(lambda some: self.pipeline.text_encoder(some)[0], self.ids(texts)))
+
+    def ids(self, texts: list[str]) -> Tensor:
+        """[n, tokens] ids of prompts, where the model computes."""
+        return token_ids(self.pipeline, texts).to(self.device)
+
+    @staticmethod
+    def embedded(states: Tensor) -> Condition:
+        """The condition of the text encoder's hidden states [n, tokens, dim]."""
+        return Condition.of(encoder_hidden_states=states)
+
+    # z = alpha(t) x0 + sigma(t) e
+
+    def levels(self, t: int | Tensor) -> tuple[Tensor, Tensor]:
+        """alpha(t), sigma(t): of images [n, ch, h, w], each [n or 1, 1, 1, 1]."""
+        t = torch.as_tensor(t, device=self.device)
+        return self._alpha[t].view(-1, 1, 1, 1), self._sigma[t].view(-1, 1, 1, 1)
+
+    def join(self, x0: Tensor, e: Tensor, t: int | Tensor) -> Tensor:
+        """z at timestep t [n or one] of clean latents x0 and noise e, like x0 [n, ch, h, w]."""
+        alpha, sigma = self.levels(t)
+        return alpha * x0 + sigma * e
+
+    def target(self, x0: Tensor, e: Tensor, t: int | Tensor) -> Tensor:
+        """What the network was trained to predict of `join(x0, e, t)`: the noise, or v = alpha e - sigma x0 (Salimans & Ho 2022)."""
+        alpha, sigma = self.levels(t)
+        return alpha * e - sigma * x0 if self.prediction == "v_prediction" else e
 
     @torch.no_grad()
-    def eps(self, z: Tensor, t: int | Tensor, c: Tensor) -> Tensor:
-        """Predicted noise, like z [n, ch, h, w]. t: a timestep or [n] of them; c: [n or 1, tokens, dim]."""
-        n = len(z)
-        t = torch.as_tensor(t, device=z.device).expand(n)
-        c = c.expand(n, -1, -1)
-        inputs = (z, t, c) if self.conditional else (z, t)
-        predicted = self._batches(lambda *part: self.pipeline.unet(*part).sample, *inputs)
+    def split(self, z: Tensor, t: int | Tensor, c: Condition) -> tuple[Tensor, Tensor]:
+        """x0 and e that the network sees in z [n, ch, h, w], like z; x0 is not clipped. One evaluation. c: a row an image, or one."""
+        n, (alpha, sigma) = len(z), self.levels(t)
+        each = torch.as_tensor(t, device=z.device).expand(n)
+        predicted = self._batches(lambda z, t, c: self.pipeline.unet(z, t, **c.tensors).sample, z, each, c.expand(n))
         self.evaluations += n
         if self.prediction == "v_prediction":
-            a = self.a[t].view(-1, 1, 1, 1)
-            return a.sqrt() * predicted + (1 - a).sqrt() * z
-        return predicted
+            return alpha * z - sigma * predicted, alpha * predicted + sigma * z
+        return (z - sigma * predicted) / alpha, predicted
 
-    def predict(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
-        """What the UNet predicts of noised latents x [n, ch, h, w], like x, with gradients, computed in `precision`."""
+    def eps(self, z: Tensor, t: int | Tensor, c: Condition) -> Tensor:
+        """The noise e that the network sees in z, like z. One evaluation."""
+        return self.split(z, t, c)[1]
+
+    def start(self, z0: Tensor, c: Condition) -> tuple[Tensor, Tensor]:
+        """`split(z0, 0, c)`, kept for the attacks on the same latents and condition: several begin with it."""
+        if self._start is None or self._start[0] is not z0 or self._start[1] is not c:
+            self._start = z0, c, self.split(z0, 0, c)
+        return self._start[2]
+
+    def predict(self, x: Tensor, t: Tensor, c: Condition) -> Tensor:
+        """What the network predicts of noised latents x [n, ch, h, w], like x, with gradients, computed in `precision`."""
         with autocast(x.device, self.precision):
-            predicted = self.pipeline.unet(x, t, c).sample
+            predicted = self.pipeline.unet(x, t, **c.tensors).sample
         return predicted.to(x.dtype)
 
-    def _batches(self, call, *inputs: Tensor) -> Tensor:
+    def _batches(self, call, *inputs: Tensor | Condition) -> Tensor:
         found, self.batch = in_batches(call, inputs, self.batch)
         return found

@@ -16,8 +16,8 @@ from s2llib.params.finetuning import (
     TextualInversionLoRA,
 )
 from s2llib.params.private import Encoder, PrivateLoRA
-from s2llib.params.profile import Hardware, Params, Statistics, load_params, profiles
-from s2llib.params.section import ParamsError, below_repository, resolved
+from s2llib.params.profile import Hardware, Params, Statistics, load_params, profiles, sentence
+from s2llib.params.section import Distinct, ParamsError, Positive, Section, Some, Timestep, below_repository, resolved
 from s2llib.params.studies import Audit, UnconditionalRecipe, ZeroPrior
 from s2llib.params.world import SP, UNet, World
 
@@ -26,6 +26,7 @@ __all__ = [
     "Attacks",
     "Audit",
     "Defense",
+    "Distinct",
     "Encoder",
     "Extraction",
     "Finetune",
@@ -37,12 +38,16 @@ __all__ = [
     "Params",
     "ParamsError",
     "Perturbation",
+    "Positive",
     "PrivateLoRA",
     "Recipe",
+    "Section",
+    "Some",
     "Statistics",
     "Surrogate",
     "TextualInversion",
     "TextualInversionLoRA",
+    "Timestep",
     "UNet",
     "UnconditionalRecipe",
     "World",
@@ -51,4 +56,5 @@ __all__ = [
     "load_params",
     "profiles",
     "resolved",
+    "sentence",
 ]

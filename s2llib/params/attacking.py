@@ -2,58 +2,38 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from s2llib.params.section import Distinct, Positive, Rate, Section, Some, Timestep
 
-__all__ = ["ATTACK", "AtTimestep", "Attacks", "Extraction", "Loss", "SecMI", "Sweep"]
-
-ATTACK = Literal["secmi", "pia", "pian", "loss", "sima", "clid"]
-
-
-class SecMI(Section):
-    k: Positive = 10
-    t: Positive = 140
-
-    @model_validator(mode="after")
-    def _whole_steps(self):
-        if self.t % self.k:
-            raise ValueError(f"k is {self.k} and t is {self.t}; t must be a multiple of k")
-        if self.t + self.k > 999:
-            raise ValueError("t + k must be at most 999")
-        return self
-
-
-class AtTimestep(Section):
-    t: Timestep = 100
-
-
-class Loss(Section):
-    timesteps: Annotated[list[Timestep], Some, Distinct] = [50, 100, 200, 300, 400]
-    draws: Positive = 1
+__all__ = ["Attacks", "Extraction", "Sweep"]
 
 
 class Sweep(Section):
-    """Attack score against its timestep, iid, before and after: a figure, and how t is calibrated."""
+    """Attack score against its timestep, iid, before and after: a figure, and how t is calibrated.
+
+    A further key is an attack's name, with a list of its settings in place of the timesteps.
+    """
+
+    model_config = ConfigDict(extra="allow")
 
     timesteps: Annotated[list[Timestep], Some, Distinct] = [50, 100, 200, 300, 400]
-    secmi: Annotated[list[SecMI], Some, Distinct] = [SecMI(k=10, t=t) for t in (20, 40, 60, 80, 100, 140)]
+    secmi: Annotated[list[dict[str, int]], Some, Distinct] = [{"k": 10, "t": t} for t in (20, 40, 60, 80, 100, 140)]
     methods: Annotated[list[str], Some, Distinct] = ["dreambooth"]
     domains: Positive = 4
 
 
 class Attacks(Section):
-    """clid costs twice what loss does and is in no reported table; add it to names to run it."""
+    """names: of `s2llib.attacks`; a further key is an attack's name, with its settings (the defaults stand in its file).
 
-    names: Annotated[list[ATTACK], Some, Distinct] = ["secmi", "pia", "pian", "loss", "sima"]
+    clid costs twice what loss does and is in no reported table; add it to names to run it.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    names: Annotated[list[str], Some, Distinct] = ["secmi", "pia", "pian", "loss", "sima"]
     caption: bool = False
     batch: Positive = 128
-    secmi: SecMI = SecMI()
-    pia: AtTimestep = AtTimestep(t=200)
-    pian: AtTimestep = AtTimestep(t=200)
-    sima: AtTimestep = AtTimestep(t=100)
-    loss: Loss = Loss()
-    clid: Loss = Loss()
     sweep: Sweep = Sweep()
 
 

@@ -4,7 +4,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from s2llib.params.attacking import ATTACK
 from s2llib.params.section import Axis, Count, Distinct, Positive, Rate, Section, Share, Some, Two
 
 __all__ = ["SETTING", "MixSyn", "Perturbation", "Surrogate"]
@@ -70,7 +69,7 @@ class MixSyn(Section):
     domains: Positive = 10
     methods: Annotated[list[str], Some, Distinct] = ["dreambooth", "textual_inversion", "lora", "dreambooth_lora"]
     parts: Annotated[list[str], Some, Distinct] = ["dreambooth", "denoising_network", "image_encoder", "embedding"]
-    attacks: Annotated[list[ATTACK], Some, Distinct] = ["secmi", "pia"]
+    attacks: Annotated[list[str], Some, Distinct] = ["secmi", "pia"]
     perturbation: Perturbation = Perturbation()
     mixup_i: Ratio = 0.5
     mixup_p: Ratio = 0.3

@@ -14,7 +14,7 @@ from s2llib.params.section import PARAMS_DIR, Count, ParamsError, Positive, Sect
 from s2llib.params.studies import Ablations, Audit, Priors, ZeroPrior
 from s2llib.params.world import SP, Base, World
 
-__all__ = ["Hardware", "Params", "Statistics", "load_params", "profiles"]
+__all__ = ["Hardware", "Params", "Statistics", "load_params", "profiles", "sentence"]
 
 
 class Hardware(Section):
@@ -69,7 +69,7 @@ class Params(Section):
         try:
             return Params.model_validate(raw)
         except ValidationError as error:
-            raise ParamsError(_sentence(f"params/{self.profile}.yaml", error)) from None
+            raise ParamsError(sentence(f"params/{self.profile}.yaml", error)) from None
 
     @property
     def trains_base(self) -> bool:
@@ -110,13 +110,13 @@ def _nested(key: str, value: object) -> dict:
     return value
 
 
-def _sentence(source: str, error: ValidationError) -> str:
-    """The first complaint of pydantic as one sentence: file, key, value, what is allowed."""
+def sentence(source: str, error: ValidationError, of: type[BaseModel] | None = None) -> str:
+    """The first complaint of pydantic as one sentence: file, key, value, what is allowed. of: the section that was read; None: all."""
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"]) or "the whole"
-    where = f"{source}: {key}"
+    key = ".".join(str(part) for part in first["loc"])
+    where = f"{source}.{key}" if of and key else source if of else f"{source}: {key or 'the whole'}"
     if first["type"] == "extra_forbidden":
-        section: type[BaseModel] | None = Params
+        section: type[BaseModel] | None = of or Params
         for part in first["loc"][:-1]:
             field = section.model_fields.get(str(part)) if section else None
             kind = field.annotation if field else None
@@ -145,4 +145,4 @@ def load_params(profile: str | None = None, overrides: dict | None = None) -> Pa
     try:
         return Params.model_validate({**raw, "profile": profile})
     except ValidationError as error:
-        raise ParamsError(_sentence(f"params/{profile}.yaml", error)) from None
+        raise ParamsError(sentence(f"params/{profile}.yaml", error)) from None

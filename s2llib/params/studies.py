@@ -4,7 +4,6 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from s2llib.params.attacking import ATTACK, SecMI
 from s2llib.params.defending import SETTING
 from s2llib.params.finetuning import KNOWLEDGE, Recipe
 from s2llib.params.section import Axis, Count, Distinct, Positive, Rate, SamplingSteps, Section, Some, Timestep, Two, multiple_of
@@ -55,7 +54,7 @@ class ZeroPrior(UnconditionalRecipe):
     tune_batch: Positive = 16
     tune_lr: Rate = 1e-4
     t: Timestep = 100
-    secmi: SecMI = SecMI(k=10, t=50)
+    secmi: dict[str, int] = {"k": 10, "t": 50}
 
 
 class Ablations(Section):
@@ -87,7 +86,7 @@ class Audit(Section):
     world, such as {seed: 7, world.seed: 77}, which is trained here and never saw the images; null: non-members are suspected instead.
     """
 
-    attack: ATTACK = "sima"
+    attack: str = "sima"
     level: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
     permutations: Annotated[int, Field(ge=999)] = 9999
     method: str = "dreambooth"

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from s2llib.artifact import key
+from s2llib.attacks import setting
 from s2llib.attacks.blackbox import AGGREGATES, MEASURES, MODELS, similarity
 from s2llib.compute.blackbox import captions, encoder, learnt, replies
 from s2llib.compute.models import folder, image_size, pipeline, training
@@ -405,13 +406,14 @@ def private_quality(lab: Lab) -> pd.DataFrame:
     hits: 1 where the base's CLIP finds the right name among all people's in a member's first generation, or None.
     """
     rows, models = [], private_models(lab)
-    setting = lab.params.attacks.loss.model_dump() | {"draws": lab.params.blackbox.private.looks}
+    own = setting("loss", getattr(lab.params.attacks, "loss", {}), "attacks.loss")
+    looks = own.model_copy(update={"draws": lab.params.blackbox.private.looks})
     for title, each in track(models.items(), "what was learnt", len(models)):
         for i, target in enumerate(each):
             report = training(lab, target.model)
             row = {"training": title, "target": i, "trainable": report.get("trainable", 0)}
             row |= {name: report.get(name) for name in ("epsilon", "delta", "clip", "noise multiplier")}
-            rows.append(row | {"hits": _hits(lab, target), "loss": learnt(lab, Learnt(target.model, *target.sides, setting))})
+            rows.append(row | {"hits": _hits(lab, target), "loss": learnt(lab, Learnt(target.model, *target.sides, looks))})
     return pd.DataFrame(rows)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from s2llib.attacks import swept
 from s2llib.data.domain import Domain
 from s2llib.defenses.dp import check_epsilons
 from s2llib.finetune.methods import PRETRAINED
@@ -19,7 +20,6 @@ from s2llib.studies.extraction import searched
 from s2llib.studies.plan import attack_settings, scoring, search, tuned
 from s2llib.studies.priors import lacking
 from s2llib.studies.quality import check_judge, judged
-from s2llib.studies.s2l import sweep_settings
 
 __all__ = [
     "ADVERSARIAL", "AGAIN", "CLEAN", "GAUSSIAN", "Row", "adaptive", "again", "again_pairs", "baseline_rows", "calibration_domains",
@@ -213,7 +213,7 @@ def adaptive_cells(lab: Lab) -> Iterator[Cell]:
         for calibration, domains in enumerate((mixsyn_domains(lab), calibration_domains(lab))):
             for domain in domains:
                 labels = _labels(lab, row, domain) | {"calibration": bool(calibration)}
-                yield scoring(lab, domain, row_model(lab, row, domain), sweep_settings(lab), shifted=False), labels
+                yield scoring(lab, domain, row_model(lab, row, domain), swept(lab.params), shifted=False), labels
 
 
 def adaptive(lab: Lab) -> pd.DataFrame:

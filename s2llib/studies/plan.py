@@ -5,6 +5,7 @@ Nothing here computes: each function says what is to be computed, in `s2llib.spe
 
 from collections.abc import Iterator
 
+from s2llib.attacks import configured
 from s2llib.compute.models import asked, image_size
 from s2llib.data.domain import MEMBER, NONMEMBER, Domain, Photos
 from s2llib.data.worlds import public_photos
@@ -12,7 +13,7 @@ from s2llib.finetune.knowledge import alias
 from s2llib.finetune.methods import METHODS, PRETRAINED
 from s2llib.generate import draw_prompts
 from s2llib.lab import Lab
-from s2llib.params import Defense, PrivateLoRA, Recipe
+from s2llib.params import Defense, PrivateLoRA, Recipe, Section
 from s2llib.specs import (
     Crowd,
     Generated,
@@ -162,16 +163,15 @@ def private_recipe(lab: Lab) -> PrivateLoRA:
 # what models are asked
 
 
-def attack_settings(lab: Lab) -> dict[str, list[dict]]:
+def attack_settings(lab: Lab) -> dict[str, list[Section]]:
     """The calibrated setting of each attack of the profile."""
-    a = lab.params.attacks
-    return {name: [getattr(a, name).model_dump()] for name in a.names}
+    return {name: [setting] for name, setting in configured(lab.params).items()}
 
 
-def scoring(lab: Lab, domain: Domain, model: Model, settings: dict[str, list[dict]] | None = None, shifted: bool = True) -> Scoring:
-    """The membership scores of one model."""
+def scoring(lab: Lab, domain: Domain, model: Model, settings: dict[str, list[Section]] | None = None, shifted: bool = True) -> Scoring:
+    """The membership scores of one model; beside the shifted sets, those of the base model's SP images too."""
     prompt = None if lab.params.attacks.caption else domain.condition_prompt
-    return Scoring(model, domain, settings or attack_settings(lab), prompt, shifted)
+    return Scoring(model, domain, settings or attack_settings(lab), prompt, shifted, sp_set(lab, domain) if shifted else None)
 
 
 def samples(lab: Lab, domain: Domain, model: Model, images: int = 8) -> Generated:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from s2llib.artifact import made, seconds
+from s2llib.attacks import swept
 from s2llib.compute.images import photos
 from s2llib.compute.models import image_size, training
 from s2llib.data.domain import Domain, Photos
@@ -59,23 +60,12 @@ def membership(lab: Lab, methods: list[str] | None = None) -> pd.DataFrame:
     return collected(lab, membership_cells(lab, methods), "membership")
 
 
-def sweep_settings(lab: Lab) -> dict[str, list[dict]]:
-    """Each attack at every setting of the sweep."""
-    p = lab.params.attacks
-    single = [{"t": t} for t in p.sweep.timesteps]
-    special = {"secmi": [setting.model_dump() for setting in p.sweep.secmi]}
-    special |= {
-        name: [{"timesteps": [t], "draws": given.draws} for t in p.sweep.timesteps] for name, given in (("loss", p.loss), ("clid", p.clid))
-    }
-    return {name: special.get(name, single) for name in p.names}
-
-
 def sweep_cells(lab: Lab) -> Iterator[Cell]:
     """iid scores at every timestep, before and after, on the first few domains."""
     p = lab.params.attacks.sweep
     for domain, method, seed in cells(lab, [PRETRAINED, *p.methods], lab.domains[: p.domains]):
         labels = {"domain": domain.name, "method": method, "seed": seed}
-        yield scoring(lab, domain, tuned(lab, domain, method, seed), sweep_settings(lab), shifted=False), labels
+        yield scoring(lab, domain, tuned(lab, domain, method, seed), swept(lab.params), shifted=False), labels
 
 
 def sweep(lab: Lab) -> pd.DataFrame:

@@ -4,12 +4,13 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from s2llib.attacks import ATTACKS, configured, setting
 from s2llib.data.domain import Domain
 from s2llib.finetune.methods import PRETRAINED
 from s2llib.lab import Lab
 from s2llib.models.base import check_trained_on, training_world
 from s2llib.models.pipeline import check_unconditional
-from s2llib.params import ParamsError, UnconditionalRecipe, resolved
+from s2llib.params import ParamsError, Section, UnconditionalRecipe, resolved
 from s2llib.specs import Base, Drawn, Model, NoiseImages, Scoring, Unconditional, UnconditionalNoise, UnconditionalTune
 from s2llib.store import digest, folder_digest, number
 from s2llib.studies.cells import Cell, collected
@@ -63,11 +64,12 @@ def variants(lab: Lab, seed: int) -> dict[str, Model]:
     return found | {OWN_SAMPLES: tuned(OWN_SAMPLES, drawn)}
 
 
-def settings(lab: Lab) -> dict[str, list[dict]]:
+def settings(lab: Lab) -> dict[str, list[Section]]:
     """The attacks that need no prompt, at their settings for this model."""
-    p, attacks = lab.params.zero_prior, lab.params.attacks
-    found = {"loss": attacks.loss.model_dump(), "secmi": p.secmi.model_dump()} | {name: {"t": p.t} for name in ("pia", "pian", "sima")}
-    return {name: [found[name]] for name in attacks.names if name in found}  # CLiD needs a prompt
+    p = lab.params.zero_prior
+    found = {name: own for name, own in configured(lab.params).items() if not ATTACKS[name].prompted}
+    at = lambda name, own: setting("secmi", p.secmi, "zero_prior.secmi") if name == "secmi" else own.model_copy(update={"t": p.t})  # noqa: E731
+    return {name: [own if name == "loss" else at(name, own)] for name, own in found.items()}
 
 
 def zero_prior_cells(lab: Lab) -> Iterator[Cell]:

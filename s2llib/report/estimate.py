@@ -1,0 +1,293 @@
+"""From scores to the rows of tables: the one place where values become estimates, changes, and p-values that hold for a whole table.
+
+A *measure* is a quantity of one model that is known domain by domain: an AUC, a count, a share. Measures are subtracted (a change, a
+difference of changes) and weighted (a trend); what is left has an interval over domains, or over images where there is one domain.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+
+from s2llib.data.domain import MEMBER, NONMEMBER
+from s2llib.metrics.images import Sample, auc_sample, combined, image_bootstrap, over_images
+from s2llib.metrics.intervals import ANY, SAME, Estimate, cluster_bootstrap, interval, pooled_tpr, standardised
+from s2llib.metrics.multiplicity import p_adjusted
+from s2llib.metrics.roc import tpr_at_fpr
+from s2llib.params import Statistics
+
+__all__ = [
+    "POOL_BELOW",
+    "REFERENCE",
+    "Entry",
+    "Mean",
+    "Pooled",
+    "auc",
+    "change",
+    "collect",
+    "estimated",
+    "family_note",
+    "measures",
+    "protocols",
+    "weighted",
+]  # fmt: skip
+
+POOL_BELOW = 100  # non-members in a domain: with fewer, TPR@1%FPR is computed on scores pooled over domains
+REFERENCE = "reference"  # the split of generated images, whose scores an attacker has
+SHARE = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A quantity that is averaged over domains.
+
+    grid: {domain: values [trainings]}; sample: what it is made of in one domain, image by image; bounds: what it can be; unit: what one
+    image changes in a domain's value.
+    """
+
+    grid: dict[str, np.ndarray]
+    sample: Callable[[str], Sample] = field(repr=False)
+    bounds: tuple[float, float] = ANY
+    unit: float | None = None
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        return tuple(self.grid)
+
+    @property
+    def trainings(self) -> int:
+        return max(map(len, self.grid.values()))
+
+    def on(self, domains: Iterable[str]) -> "Mean":
+        """The same on these domains."""
+        return replace(self, grid={name: self.grid[name] for name in domains})
+
+    def values(self) -> np.ndarray:
+        """[domains, trainings], NaN where a domain has fewer than another."""
+        rows = (each.astype(float) for each in self.grid.values())
+        return np.stack([np.pad(row, (0, self.trainings - len(row)), constant_values=np.nan) for row in rows])
+
+    def by_domain(self) -> dict[str, float]:
+        """{domain: value, trainings averaged}."""
+        return {name: float(np.nanmean(each)) for name, each in self.grid.items()}
+
+    def estimate(self, level: float, null: float | None = None) -> Estimate:
+        if len(self.grid) == 1:
+            return over_images(self.sample(*self.grid), level, null=null, bounds=self.bounds)
+        return interval(self.values(), level, null=null, bounds=self.bounds, unit=self.unit)
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """TPR at a fixed FPR on scores that are pooled over domains: no mean of theirs. members, nonmembers: {domain: [trainings, n]}."""
+
+    parts: tuple[tuple[float, dict[str, np.ndarray], dict[str, np.ndarray]], ...]  # weight, members, non-members
+    bounds: tuple[float, float] = SHARE
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        return tuple(self.parts[0][1])
+
+    @property
+    def trainings(self) -> int:
+        return max(len(x) for _, members, _ in self.parts for x in members.values())
+
+    def on(self, domains: Iterable[str]) -> "Pooled":
+        """The same on these domains."""
+        chosen = list(domains)
+        return replace(self, parts=tuple((w, *({name: side[name] for name in chosen} for side in sides)) for w, *sides in self.parts))
+
+    def by_domain(self) -> None:
+        """Nothing is known domain by domain."""
+
+    def estimate(self, level: float, null: float | None = None) -> Estimate:
+        if len(self.domains) == 1:
+            return self._over_images(level, null)
+        each = [(weight, pooled_tpr(list(m.values()), list(n.values()))) for weight, m, n in self.parts]
+        statistic = lambda weights: sum(weight * rate(weights) for weight, rate in each)  # noqa: E731
+        return cluster_bootstrap(statistic, len(self.domains), level, null=null, bounds=self.bounds)
+
+    def _over_images(self, level: float, null: float | None) -> Estimate:
+        sides = [(weight, *(next(iter(side.values())) for side in both)) for weight, *both in self.parts]
+
+        def statistic(wm: np.ndarray, wn: np.ndarray) -> np.ndarray:
+            return sum(
+                weight * np.mean([tpr_at_fpr(m[i % len(m)], n[i % len(n)], 0.01, wm, wn) for i in range(max(len(m), len(n)))], axis=0)
+                for weight, m, n in sides
+            )
+
+        return image_bootstrap(statistic, sides[0][1].shape[1], sides[0][2].shape[1], level=level, null=null)
+
+
+Measure = Mean | Pooled
+
+
+def weighted(measures: Sequence[Measure], weights: Sequence[float]) -> Measure:
+    """The weighted sum of measures on the domains that all of them have: a change (1, -1), a difference of changes, a trend."""
+    common = [name for name in measures[0].domains if all(name in each.domains for each in measures)]
+    chosen = [each.on(common) for each in measures]
+    if isinstance(chosen[0], Pooled):
+        parts = tuple((w * weight, m, n) for each, weight in zip(chosen, weights, strict=True) for w, m, n in each.parts)
+        return Pooled(parts, ANY)
+    grid = {name: _sum([each.grid[name] for each in chosen], weights) for name in common}
+    return Mean(grid, lambda name: combined([each.sample(name) for each in chosen], weights), ANY, measures[0].unit)
+
+
+def _sum(values: list[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+    """[trainings] weighted sum; one training goes with every other's; what differs by rounding alone is the same."""
+    count = max(map(len, values))
+    rows = [np.resize(each, count) if len(each) == 1 else np.pad(each, (0, count - len(each)), constant_values=np.nan) for each in values]
+    total = sum(weight * row for weight, row in zip(weights, rows, strict=True))
+    largest = np.max([np.abs(weight * row) for weight, row in zip(weights, rows, strict=True)], axis=0)
+    return np.where(np.abs(total) <= SAME * largest, 0.0, total)
+
+
+def change(after: Measure, before: Measure) -> Measure:
+    """How far one measure lies above another, on the domains of the first."""
+    return weighted([after, before], [1, -1])
+
+
+# from scores
+
+
+def protocols(frame: pd.DataFrame) -> dict[str, str]:
+    """{protocol: split of its non-members}, the iid one first."""
+    shifted = [split for split in frame["split"].unique() if split not in (MEMBER, NONMEMBER, REFERENCE)]
+    return {"iid": NONMEMBER} | {f"shifted ({split})": split for split in shifted}
+
+
+def collect(frame: pd.DataFrame) -> dict[str, dict[str, dict[str, np.ndarray]]]:
+    """{method: {split: {domain: [seeds, images]}}} of the scores of one attack at one setting."""
+    found: dict = {}
+    for (method, split, domain), part in frame.groupby(["method", "split", "domain"], sort=False):
+        wide = part.pivot(index="seed", columns="image", values="score")
+        found.setdefault(method, {}).setdefault(split, {})[domain] = wide.to_numpy()
+    return found
+
+
+def auc(members: dict[str, np.ndarray], nonmembers: dict[str, np.ndarray]) -> Mean:
+    """The AUC of scores {domain: [seeds, images]}."""
+    grid = {name: np.array([auc_sample(m, n).value for m, n in zip(members[name], nonmembers[name], strict=True)]) for name in members}
+    one = 1 / min(x.shape[1] for side in (members, nonmembers) for x in side.values())
+    return Mean(grid, lambda name: auc_sample(members[name], nonmembers[name]), SHARE, one)
+
+
+def tpr(members: dict[str, np.ndarray], nonmembers: dict[str, np.ndarray], reference: dict[str, np.ndarray] | None) -> Measure:
+    """TPR@1%FPR of scores {domain: [seeds, images]}: of each domain where all have 100 non-members, else of scores pooled over domains,
+    standardised within each by those of generated images."""
+    if len(members) > 1 and min(n.shape[1] for n in nonmembers.values()) >= POOL_BELOW:
+        pairs = {name: zip(members[name], nonmembers[name], strict=True) for name in members}
+        grid = {name: np.array([float(tpr_at_fpr(m, n, 0.01)) for m, n in some]) for name, some in pairs.items()}
+        return Mean(grid, _not_by_image, SHARE)
+    if reference:
+        members, nonmembers = ({name: standardised(side[name], reference[name]) for name in side} for side in (members, nonmembers))
+    return Pooled(((1.0, members, nonmembers),))
+
+
+def _not_by_image(name: str) -> Sample:
+    raise ValueError(f"a rate at a threshold has no influence of single images (asked for {name})")
+
+
+METRICS = {"auc": "AUC", "tpr": "TPR@1%FPR"}
+
+
+def measures(frame: pd.DataFrame, split: str = NONMEMBER, place: str = MEMBER, metrics: Iterable[str] = ("auc", "tpr")) -> dict[str, dict]:
+    """{method: {metric: measure}} of the scores of one attack at one setting, against the non-members of a split.
+
+    place: who stands for the members.
+    """
+    found: dict[str, dict[str, Measure]] = {}
+    for method, splits in collect(frame).items():
+        sides = splits[place], {name: splits[split][name] for name in splits[place]}
+        made = {"auc": lambda sides=sides: auc(*sides), "tpr": lambda sides=sides, own=splits: tpr(*sides, own.get(REFERENCE))}
+        found[method] = {METRICS[metric]: made[metric]() for metric in metrics}
+    return found
+
+
+# to rows
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row to be: what it is called, its measure, what it is compared with, and the value that it is tested against, if it is."""
+
+    labels: dict
+    measure: Measure
+    before: Measure | None = None
+    null: float | None = None
+
+
+def estimated(entries: Iterable[Entry], p: Statistics) -> pd.DataFrame:
+    """Tidy rows: labels, value, low, high; delta with its interval, p, p_adjusted, smallest_visible; domains, seeds, interval.
+
+    p_adjusted holds for all changes of one metric in the table together; smallest_visible: the change that an interval would have shown
+    with 80 % power. `attrs["families"]`: {metric: how p was adjusted}.
+    """
+    rows, tests = [], []
+    for entry in entries:
+        level = entry.measure.estimate(p.level, entry.null)
+        row = entry.labels | {"value": level.value, "low": level.low, "high": level.high}
+        tested = None
+        if entry.before is not None:
+            moved = change(entry.measure, entry.before)
+            tested = moved.estimate(p.level, null=0.0)
+            row |= {"delta": tested.value, "delta_low": tested.low, "delta_high": tested.high}
+            tests.append((len(rows), tested.p, moved.by_domain()))
+        elif entry.null is not None:
+            tested = level
+            tests.append((len(rows), level.p, entry.measure.by_domain()))
+        if tested is not None:
+            row |= {"p": tested.p, "p_adjusted": np.nan, "smallest_visible": tested.visible()}
+        domains = entry.measure.domains
+        rows.append(row | {"domains": len(domains), "seeds": _seeds(entry.measure), "interval": level.method})
+    table = pd.DataFrame(rows)
+    table.attrs["families"] = _adjust(table, tests, p)
+    return table
+
+
+def _adjust(table: pd.DataFrame, tests: list[tuple], p: Statistics) -> dict[str, str]:
+    """Fill in p_adjusted, metric by metric; returns how."""
+    said = {}
+    if not tests:
+        return said
+    metrics = table["metric"] if "metric" in table else pd.Series("", table.index)
+    for metric in dict.fromkeys(metrics[[i for i, _, _ in tests]]):
+        some = [(i, value, each) for i, value, each in tests if metrics[i] == metric]
+        known = all(each is not None for _, _, each in some)
+        names = list(dict.fromkeys(name for _, _, each in some for name in each)) if known else []
+        changes = np.array([[each.get(name, np.nan) for name in names] for _, _, each in some]) if known and len(names) > 1 else None
+        family = p_adjusted(np.array([np.nan if value is None else value for _, value, _ in some]), changes, p.level)
+        table.loc[[i for i, _, _ in some], "p_adjusted"] = family.p
+        said[metric] = f"{family.method}, {len(some)} changes"
+    return said
+
+
+def _seeds(measure: Measure) -> str:
+    """Fine-tuning seeds: "2", or "2 on 10 domains, 1 on 30"."""
+    counts = [len(each) for each in (measure.grid if isinstance(measure, Mean) else measure.parts[0][1]).values()]
+    every = sorted(set(counts), reverse=True)
+    if len(every) == 1:
+        return str(every[0])
+    return ", ".join(f"{n} on {counts.count(n)}{' domains' if n == every[0] else ''}" for n in every)
+
+
+def family_note(table: pd.DataFrame) -> str:
+    """What stands under a table of changes: how p was adjusted, what could have been seen, what is excluded."""
+    sentences = []
+    for metric, how in table.attrs.get("families", {}).items():
+        part = table[(table["metric"] == metric) & table["p_adjusted"].notna()] if "metric" in table else table[table["p_adjusted"].notna()]
+        if part.empty:
+            continue
+        moved = part[["delta_low", "delta_high"]] if "delta_low" in part and part["delta_low"].notna().any() else part[["low", "high"]]
+        seen, (low, high) = part["smallest_visible"], (moved.iloc[:, 0].min(), moved.iloc[:, 1].max())
+        sentences.append(
+            f"{metric}: p adjusted by {how}. Smallest change that could have been shown (80 % power): {_span(seen)}. Changes below"
+            f" {low:+.3f} and above {high:+.3f} are excluded by every interval."
+        )
+    return " ".join(sentences)
+
+
+def _span(values: pd.Series) -> str:
+    low, high = values.min(), values.max()
+    return f"{low:.3f}" if f"{low:.3f}" == f"{high:.3f}" else f"{low:.3f} to {high:.3f}"
