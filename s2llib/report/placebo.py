@@ -7,9 +7,11 @@ import pandas as pd
 
 from s2llib.attacks import TITLES
 from s2llib.data.domain import MEMBER, NONMEMBER
+from s2llib.finetune.methods import PRETRAINED
 from s2llib.params import Statistics
-from s2llib.report.membership import Paired, change, collect, estimate_row, method_title, protocols
-from s2llib.study import PRETRAINED
+from s2llib.report.estimate import Entry, estimated, measures, protocols, weighted
+from s2llib.report.estimate import change as moved
+from s2llib.report.membership import change, method_title, shown
 
 __all__ = ["PLACEBO_NOTE", "PLACES", "placebo_table", "placebo_verdicts", "printed_placebo"]
 
@@ -25,30 +27,23 @@ def placebo_table(scores: pd.DataFrame, p: Statistics) -> pd.DataFrame:
 
     value is the AUC, delta its change against the pre-trained model; the rows `difference` hold the difference of the two changes.
     """
-    rows = []
+    entries = []
     for attack, part in scores.groupby("attack", sort=False):
-        found = collect(part)
         for protocol, split in list(protocols(part).items())[1:]:
-            for method in found:
-                if method != PRETRAINED:
-                    names = {"method": method, "attack": attack, "protocol": protocol, "metric": "AUC"}
-                    rows += [names | row for row in _rows(found, method, split, p)]
-    return pd.DataFrame(rows)
-
-
-def _rows(found: dict, method: str, split: str, p: Statistics) -> list[dict]:
-    rows, changes = [], []
-    for place, title in PLACES.items():
-        # the resamples of domains, drawn first, are the same for both places; those of images too where the numbers of images agree
-        paired = Paired(found, split, p, place)
-        domains = paired.domains(method)
-        value, base = (paired.estimates(m, domains, ("auc",))["auc"] for m in (method, PRETRAINED))
-        rows.append({"in place of members": title} | estimate_row(value, base, p.level))
-        changes.append(value - base)
-    difference = changes[0] - changes[1]
-    low, high = difference.interval(p.level)
-    rows.append({"in place of members": "difference", "delta": difference.value, "delta_low": low, "delta_high": high})
-    return [row | {"domains": len(domains)} for row in rows]
+            places = {title: measures(part, split, place, ["auc"]) for place, title in PLACES.items()}
+            for method in [name for name in places["members"] if name != PRETRAINED]:
+                names = {"method": method, "attack": attack, "protocol": protocol}
+                pairs = {title: (each[method]["AUC"], each[PRETRAINED]["AUC"]) for title, each in places.items()}
+                for title, (after, before) in pairs.items():
+                    entries.append(Entry(names | {"metric": "AUC", "in place of members": title}, after, before))
+                left = weighted([moved(*pair) for pair in pairs.values()], [1, -1])
+                entries.append(Entry(names | {"metric": "difference", "in place of members": "difference"}, left, null=0.0))
+    table = estimated(entries, p)
+    rest = table["in place of members"] == "difference"
+    for name, to in (("value", "delta"), ("low", "delta_low"), ("high", "delta_high")):
+        table.loc[rest, to] = table.loc[rest, name]
+        table.loc[rest, name] = None
+    return table
 
 
 def printed_placebo(table: pd.DataFrame) -> pd.DataFrame:
@@ -70,10 +65,10 @@ def placebo_verdicts(table: pd.DataFrame) -> str:
     for (protocol, attack, method), part in table.groupby(["protocol", "attack", "method"], sort=False):
         rows = part.set_index("in place of members")
         members, placebo, rest = (rows.loc[name] for name in (*PLACES.values(), "difference"))
-        if members["delta_low"] > 0:
-            left = "a rise is left for membership" if rest["delta_low"] > 0 else "no rise is left for membership"
+        if shown(members) and members["delta"] > 0:
+            left = "a rise is left for membership" if shown(rest) and rest["delta"] > 0 else "no rise is shown to be left for membership"
             lines.append(
                 f"- **{TITLES[attack]}, {method_title(method)}, {protocol}**: members {change(members)}; photographs that no model saw,"
                 f" in their place, {change(placebo)}; difference {change(rest)}: {left}."
             )
-    return "\n".join(lines) or "No attack rises beyond its interval under a shifted protocol."
+    return "\n".join(lines) or "No attack is shown to rise under a shifted protocol."

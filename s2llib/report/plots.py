@@ -11,10 +11,10 @@ from torch import Tensor
 
 from s2llib.attacks import TITLES
 from s2llib.data.domain import MEMBER, NONMEMBER
+from s2llib.finetune.methods import PRETRAINED
 from s2llib.metrics.roc import roc_curve
 from s2llib.report.membership import method_title
 from s2llib.report.placebo import PLACES
-from s2llib.study import PRETRAINED
 
 __all__ = [
     "ablation", "changes", "contact_sheet", "curves", "extraction_curves", "levels", "named_changes", "placebo", "protocol_contrast",

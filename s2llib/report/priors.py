@@ -3,36 +3,36 @@
 import pandas as pd
 
 from s2llib.attacks import TITLES
-from s2llib.data.domain import NONMEMBER
+from s2llib.finetune.methods import PRETRAINED
 from s2llib.params import Statistics
-from s2llib.report.ablations import auc_changes
-from s2llib.report.membership import Paired, change, collect, estimate_row, level, level_and_change, moved
+from s2llib.report.ablations import changes_by_value
+from s2llib.report.estimate import Entry, estimated, family_note, measures, weighted
+from s2llib.report.membership import change, level, level_and_change, moved, shown
 from s2llib.report.paper import S2L_TRANSFER_DE
-from s2llib.stages.priors import PLAIN, PUBLIC_ALONE, PUBLIC_FIRST
-from s2llib.study import PRETRAINED
+from s2llib.studies.priors import PLAIN, PUBLIC_ALONE, PUBLIC_FIRST
 
 __all__ = ["contrast_table", "contrasts", "printed_changes", "transfer_paper", "zero_table", "zero_verdict"]
 
 
 def contrast_table(scores: pd.DataFrame, p: Statistics) -> pd.DataFrame:
     """Tidy: by how much public photographs and then S2L gain more than S2L, and than public photographs alone; paired, iid AUC."""
-    rows = []
+    entries = []
     for attack, part in scores.groupby("attack", sort=False):
-        changes = auc_changes(part, p)
+        changes = changes_by_value(part)
         for other in (PLAIN, PUBLIC_ALONE):
-            row = {"of": PUBLIC_FIRST, "against": other, "attack": attack, "protocol": "iid", "metric": "AUC change"}
-            rows.append(row | estimate_row(changes[PUBLIC_FIRST] - changes[other], None, p.level))
-    return pd.DataFrame(rows).assign(domains=scores["domain"].nunique())
+            labels = {"of": PUBLIC_FIRST, "against": other, "attack": attack, "protocol": "iid", "metric": "AUC change"}
+            entries.append(Entry(labels, weighted([changes[PUBLIC_FIRST], changes[other]], [1, -1]), null=0.0))
+    return estimated(entries, p)
 
 
 def contrasts(table: pd.DataFrame) -> str:
     """What the contrasts say, in Markdown sentences."""
     lines = []
     for _, row in table.iterrows():
-        more, less = row["low"] > 0, row["high"] < 0
-        says = "more, as in the paper" if more else "less, the paper's order reversed" if less else "no clear difference"
+        more, less = shown(row) and row["value"] > 0, shown(row) and row["value"] < 0
+        says = "more, as in the paper" if more else "less, the paper's order reversed" if less else "no difference is shown"
         lines.append(f"- **{TITLES[row['attack']]}**: {row['of']} against {row['against']}: {level(row, '+.3f')}, {says}.")
-    return "\n".join([*lines, "", f"By chance one in twenty of these {len(lines)} intervals would exclude zero."])
+    return "\n".join([*lines, "", family_note(table)])
 
 
 def transfer_paper(table: pd.DataFrame) -> pd.DataFrame:
@@ -43,16 +43,13 @@ def transfer_paper(table: pd.DataFrame) -> pd.DataFrame:
 
 def zero_table(scores: pd.DataFrame, p: Statistics) -> pd.DataFrame:
     """Tidy iid AUC of the unconditional model before and after each change, with paired changes."""
-    rows = []
+    entries = []
     for attack, part in scores.groupby("attack", sort=False):
-        paired = Paired(collect(part), NONMEMBER, p)
-        for method in paired.found:
-            domains = paired.domains(method)
-            value, base = (paired.estimates(m, domains, ("auc",))["auc"] for m in (method, PRETRAINED))
-            row = {"method": method, "attack": attack, "protocol": "iid", "metric": "AUC"}
-            row |= estimate_row(value, None if method == PRETRAINED else base, p.level)
-            rows.append(row | {"domains": len(domains), "seeds": part.loc[part["method"] == method, "seed"].nunique()})
-    return pd.DataFrame(rows)
+        found = measures(part, metrics=["auc"])
+        for method, each in found.items():
+            labels = {"method": method, "attack": attack, "protocol": "iid", "metric": "AUC"}
+            entries.append(Entry(labels, each["AUC"], None if method == PRETRAINED else found[PRETRAINED]["AUC"]))
+    return estimated(entries, p)
 
 
 def printed_changes(table: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -71,7 +68,6 @@ def zero_verdict(table: pd.DataFrame) -> str:
     best = lambda part: f"{part['value'].max():.3f} ({TITLES[part.loc[part['value'].idxmax(), 'attack']]})"  # noqa: E731
     before = best(table[table["method"] == PRETRAINED])
     for method, part in tuned.groupby("method", sort=False):
-        found = [f"{TITLES[row['attack']]} {moved(row)} ({change(row)})" for _, row in part.iterrows()]
+        found = [f"{TITLES[row['attack']]}: {moved(row)} ({change(row)})" for _, row in part.iterrows()]
         lines.append(f"- **{method}**: {'; '.join(found)}. The highest AUC of any attack: {best(part)}, before: {before}.")
-    chance = f"By chance, of these {len(tuned)} one in forty would rise and one in forty fall. The paper: Gaussian noise amplifies."
-    return "\n".join([*lines, "", chance])
+    return "\n".join([*lines, "", f"{family_note(table)} The paper: Gaussian noise amplifies."])

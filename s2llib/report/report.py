@@ -9,10 +9,10 @@ import pandas as pd
 from filelock import FileLock
 from matplotlib.figure import Figure
 
+from s2llib.lab import Lab
 from s2llib.params import below_repository
 from s2llib.report.provenance import provenance
 from s2llib.store import digest, file_digest, write_atomic
-from s2llib.study import Study
 
 __all__ = ["Report", "figures_root"]
 
@@ -32,12 +32,12 @@ def _escaped(text: str) -> str:
 
 
 class Report:
-    """The folder `figures/<profile>/` of a study."""
+    """The folder `figures/<profile>/` of a profile."""
 
-    def __init__(self, study: Study, notebook: str):
-        self.study, self.notebook = study, notebook
-        self._parameters = digest(study.params.model_dump(mode="json"))[:20]
-        self.folder = figures_root() / study.params.profile
+    def __init__(self, lab: Lab, notebook: str):
+        self.lab, self.notebook = lab, notebook
+        self._parameters = digest(lab.params.model_dump(mode="json"))[:20]
+        self.folder = figures_root() / lab.params.profile
         self.folder.mkdir(parents=True, exist_ok=True)
         self._record()
 
@@ -76,7 +76,7 @@ class Report:
                 files = {}
             if not names:
                 files = {name: made for name, made in files.items() if made["notebook"] != self.notebook}
-            source = provenance(self.study.params)
+            source = provenance(self.lab.params)
             made = {"notebook": self.notebook, "commit": source["commit"], "seeds": source["seeds"], "parameters": self._parameters}
             for name in names:
                 files[name] = made | {"sha256": file_digest(self.folder / name)}

@@ -5,22 +5,25 @@ leak = s2l.membership(lab)
 
 from collections.abc import Iterator
 
+import numpy as np
 import pandas as pd
+import torch
 
 from s2llib.artifact import made, seconds
 from s2llib.attacks import swept
 from s2llib.compute.images import photos
-from s2llib.compute.models import image_size, training
+from s2llib.compute.models import folder, image_size, training
 from s2llib.data.domain import Domain, Photos
 from s2llib.finetune.methods import PRETRAINED
 from s2llib.lab import Lab
+from s2llib.metrics.clip import retrieved
 from s2llib.progress import track
 from s2llib.scale import run
 from s2llib.specs import Blind
 from s2llib.studies.cells import Cell, collected
-from s2llib.studies.plan import cells, samples, scoring, sp_set, tuned
+from s2llib.studies.plan import cells, domains_of, samples, scoring, sp_set, tuned
 
-__all__ = ["blind", "draws", "finetuned", "membership", "membership_cells", "sp_sets", "sweep", "sweep_cells"]
+__all__ = ["blind", "clip_hits", "draws", "finetuned", "membership", "membership_cells", "sp_sets", "sweep", "sweep_cells"]
 
 
 def sp_sets(lab: Lab) -> dict[str, Photos]:
@@ -78,3 +81,24 @@ def blind(lab: Lab) -> pd.DataFrame:
     p = lab.params
     spec = Blind(tuple(lab.domains), image_size(lab, lab.base), p.statistics.blind_folds, p.attacks.caption, p.seed)
     return pd.read_parquet(made(lab, spec) / "scores.parquet")
+
+
+def clip_hits(lab: Lab, methods: list[str]) -> dict[str, dict[str, np.ndarray]]:
+    """{method: {domain: 1 for each drawn image whose true name is the most similar of all people's}}.
+
+    Candidates are one prompt for each person of the world, the judge is the base model's CLIP pair; empty where it has none.
+    """
+    judge, ask = folder(lab, lab.base), lab.params.world.condition.format
+    if not (judge / "clip").is_dir():
+        return {}
+    drawn = {
+        (method, domain.name): samples(lab, domain, tuned(lab, domain, method)) for method in methods for domain in domains_of(lab, method)
+    }
+    run(lab, list(drawn.values()), "images")
+    pixels = [photos(lab, spec).pixels(image_size(lab, lab.base)) for spec in drawn.values()]
+    truth = [lab.names.index(name) for (_, name), x in zip(drawn, pixels, strict=True) for _ in x]
+    hits = retrieved(judge, torch.cat(pixels), torch.tensor(truth), [ask(name=name) for name in lab.names]).split([len(x) for x in pixels])
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for (method, name), each in zip(drawn, hits, strict=True):
+        found.setdefault(method, {})[name] = each.numpy()
+    return found
