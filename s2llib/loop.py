@@ -58,7 +58,7 @@ def train(
     rates = lr if isinstance(lr, list) else [lr] * len(parameters)
     runs = groupby(zip(rates, parameters, strict=True), key=lambda pair: pair[0])
     groups = [{"params": [p for _, p in run], "lr": rate, "peak": rate} for rate, run in runs]
-    adam = optimizer_class(optimizer)(groups, weight_decay=0.01)
+    adam = optimizer_class(optimizer)(groups, weight_decay=0.01, **({"fused": True} if optimizer == "adamw" else {}))
     checkpoint = checkpoint if optimizer == "adamw" else None
     first, losses = _resume(checkpoint, parameters, adam)
     saved, cost = time.monotonic(), 0.0

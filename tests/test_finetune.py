@@ -5,6 +5,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
+from safetensors.torch import load_file
 
 import s2llib.finetune.recipe as recipe_module
 from s2llib.data.domain import Domain, Photos
@@ -349,7 +350,9 @@ def test_the_target_is_what_the_scheduler_says_the_model_predicts(prediction, pi
     pipeline.scheduler.register_to_config(prediction_type=prediction)
     answer = type("Answer", (), {"sample": torch.zeros(2, 4, 16, 16)})
     monkeypatch.setattr(
-        pipeline.unet, "forward", lambda z, t, c: type("A", (), {"sample": answer.sample + 0 * pipeline.unet.conv_in.bias[0]})
+        pipeline.unet,
+        "forward",
+        lambda z, t, encoder_hidden_states: type("A", (), {"sample": answer.sample + 0 * pipeline.unet.conv_in.bias[0]}),
     )
     z0 = Denoiser(pipeline).encode_photos(images)
     recipe = Recipe(steps=1, batch=2)
@@ -362,6 +365,39 @@ def test_the_target_is_what_the_scheduler_says_the_model_predicts(prediction, pi
         target = noise[i] if prediction == "epsilon" else a**0.5 * noise[i] - (1 - a) ** 0.5 * z0[which[i]]
         total += target.square().mean().item() / 2
     assert found == pytest.approx(total, rel=1e-5)
+
+
+def test_the_rate_of_a_recipe_falls_along_a_cosine_where_it_says_so(pipeline_folder, images):
+    """Half of what is left of the path is gone in the middle: the last steps move the weights less."""
+    moved = {}
+    for schedule in ("constant", "cosine"):
+        pipeline, rates = load_pipeline(pipeline_folder), []
+        recipe = Recipe(steps=4, batch=2, lr=1e-3, schedule=schedule)
+        hook = torch.optim.optimizer.register_optimizer_step_pre_hook(
+            lambda adam, *_, rates=rates: rates.append(adam.param_groups[0]["lr"])
+        )
+        finetune(pipeline, METHODS["dreambooth"], recipe, images, ADA, 0, "test")
+        hook.remove()
+        moved[schedule] = rates
+    assert moved["constant"] == [1e-3] * 4
+    assert moved["cosine"] == pytest.approx([1e-3, 1e-3 * (1 + 0.5**0.5) / 2, 5e-4, 1e-3 * (1 - 0.5**0.5) / 2])
+
+
+@pytest.mark.parametrize("rank", [4, 64])
+def test_a_saved_lora_means_the_same_to_a_loader_that_takes_alpha_for_the_rank(rank, pipeline_folder, images, tmp_path):
+    """Its tensors alone, without any metadata, as kohya and the web UIs read them: W + up down."""
+    recipe = LoRA(steps=2, batch=2, lr=1e-2, rank=rank, alpha=4 * rank)
+    pipeline = load_pipeline(pipeline_folder)
+    finetune(pipeline, METHODS["lora"], recipe, images, ADA, 0, "test")
+    save_finetuned(pipeline, METHODS["lora"], recipe, ADA, tmp_path)
+    fused = load_finetuned(pipeline_folder, tmp_path).unet.state_dict()
+    bare = load_pipeline(pipeline_folder).unet.state_dict()
+    tensors = load_file(tmp_path / "pytorch_lora_weights.safetensors")
+    for name in [key for key in tensors if key.endswith(".lora_A.weight")]:
+        layer = name.removeprefix("unet.").removesuffix(".lora_A.weight")
+        expected = bare[f"{layer}.weight"] + tensors[name.replace("lora_A", "lora_B")] @ tensors[name]
+        torch.testing.assert_close(fused[f"{layer}.weight"], expected)
+        assert not torch.equal(fused[f"{layer}.weight"], bare[f"{layer}.weight"])
 
 
 def test_a_loss_that_is_no_number_stops_the_training():

@@ -8,6 +8,7 @@ integers, which float64 holds without rounding. The search goes block by block: 
 import math
 from collections.abc import Iterator
 
+import networkx as nx
 import numpy as np
 import torch
 from torch import Tensor
@@ -173,15 +174,13 @@ def agreeing(
     Carlini et al. 2023, section 4.2: a memorised image comes out again and again, so an attacker who has no training image keeps
     the generations that agree.
     """
-    close = torch.zeros(len(generated), len(generated), dtype=torch.bool)
+    near = nx.Graph()
+    near.add_nodes_from(range(len(generated)))
     for rows, columns, distances in _pairs(generated, generated, size, tiles, device):
-        close[rows, columns] = distances <= delta
-    around = [set(row.nonzero().flatten().tolist()) - {i} for i, row in enumerate(close)]
-    return torch.tensor([_holds_clique(some, around, clique - 1) for some in around], dtype=torch.bool)
-
-
-def _holds_clique(nodes: set[int], around: list[set[int]], size: int) -> bool:
-    """Whether so many of the nodes are all neighbours of one another; stops at the first such set."""
-    if size == 0 or len(nodes) < size:
-        return size == 0
-    return any(_holds_clique({j for j in nodes & around[i] if j > i}, around, size - 1) for i in sorted(nodes))
+        pairs = (distances <= delta).nonzero() + torch.tensor([rows.start, columns.start])
+        near.add_edges_from((i, j) for i, j in pairs.tolist() if i < j)
+    crowded = nx.k_core(near, clique - 1)  # a member of such a clique has that many neighbours in it
+    kept = torch.zeros(len(generated), dtype=torch.bool)
+    for some in nx.find_cliques(crowded):
+        kept[some] |= len(some) >= clique
+    return kept

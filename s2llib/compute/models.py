@@ -5,7 +5,7 @@ from pathlib import Path
 
 from s2llib.artifact import made
 from s2llib.data.domain import Domain
-from s2llib.finetune.methods import METHODS
+from s2llib.finetune.methods import TRAININGS
 from s2llib.finetune.recipe import load_adapters, prompt_of
 from s2llib.lab import Lab
 from s2llib.models.base import base_key, base_model
@@ -54,7 +54,7 @@ def training(lab: Lab, model: Model) -> dict:
 def asked(model: Model, domain: Domain, text: str) -> str:
     """`text` as a model is asked: a token that it learnt stands for the instance prompt."""
     method = getattr(model, "method", None)
-    return prompt_of(METHODS[method], domain, text) if method else text
+    return prompt_of(TRAININGS[method], domain, text) if method else text
 
 
 def image_size(lab: Lab, model: Model) -> int:

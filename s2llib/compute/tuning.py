@@ -9,7 +9,7 @@ from s2llib.compute.models import trained
 from s2llib.data.domain import Domain
 from s2llib.defenses.dp import private_finetune
 from s2llib.finetune.knowledge import perturb
-from s2llib.finetune.methods import METHODS
+from s2llib.finetune.methods import TRAININGS
 from s2llib.finetune.recipe import finetune, save_finetuned
 from s2llib.lab import Lab
 from s2llib.specs import PrivateTune, Tune, WeightNoise
@@ -25,7 +25,7 @@ def _subject(name: str, instance: str) -> Domain:
 @artifact(Tune, "tuned", 1, rounds=("precision", "optimizer"))
 def tune(lab: Lab, spec: Tune, folder: Path) -> None:
     """One fine-tuned model."""
-    pipeline, how, subject = trained(lab, spec.base), METHODS[spec.method], _subject(spec.name, spec.instance)
+    pipeline, how, subject = trained(lab, spec.base), TRAININGS[spec.method], _subject(spec.name, spec.instance)
     report = finetune(
         pipeline, how, spec.recipe, photos(lab, spec.images), subject, spec.seed, f"{how.title}, {spec.name}",
         prior=None if spec.prior is None else photos(lab, spec.prior), encode_batch=lab.params.attacks.batch,
@@ -43,14 +43,14 @@ def tune_privately(lab: Lab, spec: PrivateTune, folder: Path) -> None:
     report = private_finetune(
         pipeline, spec.recipe, photos(lab, spec.images), spec.epsilon, spec.seed, f"DP-SGD, {spec.epsilon}", lab.params.attacks.batch
     )
-    save_finetuned(pipeline, METHODS[spec.method], spec.recipe, _subject("private", ""), folder)
+    save_finetuned(pipeline, TRAININGS[spec.method], spec.recipe, _subject("private", ""), folder)
     (folder / "training.json").write_text(json.dumps(report))
 
 
 @artifact(WeightNoise, "weight_noise", 1)
 def add_weight_noise(lab: Lab, spec: WeightNoise, folder: Path) -> None:
     """The paper's other reading of an attacker without prior knowledge: noise on what would be trained."""
-    pipeline, how, subject = trained(lab, spec.base), METHODS[spec.method], _subject(spec.name, spec.instance)
+    pipeline, how, subject = trained(lab, spec.base), TRAININGS[spec.method], _subject(spec.name, spec.instance)
     report = {"loss": [], "trainable": perturb(pipeline, how, spec.recipe, subject, spec.sigma, spec.seed)}
     save_finetuned(pipeline, how, spec.recipe, subject, folder)
     (folder / "training.json").write_text(json.dumps(report))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from s2llib.params import ParamsError
 
-__all__ = ["BASE_WEIGHTS", "METHODS", "PRETRAINED", "Method", "method"]
+__all__ = ["BASE_WEIGHTS", "METHODS", "PRETRAINED", "TRAININGS", "Method", "method"]
 
 PRETRAINED = "pretrained"  # the base model, before any method
 
@@ -31,11 +31,11 @@ METHODS = {
     "denoising_network": Method("Denoising network", ("unet",), instance_prompt=True),
     "image_encoder": Method("Image encoder", ("vae_encoder",), instance_prompt=True),
     "embedding": Method("Embedding", ("embedding",), instance_prompt=True),
-    # before S2L's domain transfer: every photograph with its own prompt
-    "public": Method("public photographs", ("unet", "text_encoder"), instance_prompt=False),
 }
+# and before S2L's domain transfer: every photograph with its own prompt
+TRAININGS = METHODS | {"public": Method("public photographs", ("unet", "text_encoder"), instance_prompt=False)}
 # methods that train the model's own weights: noise on weights is for these
-BASE_WEIGHTS = [name for name, how in METHODS.items() if set(how.trains) <= {"unet", "text_encoder", "vae_encoder"} and name != "public"]
+BASE_WEIGHTS = [name for name, how in METHODS.items() if set(how.trains) <= {"unet", "text_encoder", "vae_encoder"}]
 
 
 def method(name: str, key: str = "finetune.methods") -> Method:

@@ -126,8 +126,8 @@ def finetune(
         return error + decay * sum((p - p0).square().sum() for p, p0 in zip(parameters, start, strict=True)) if decay else error
 
     losses = train(
-        parameters, loss, steps=recipe.steps, lr=each, warmup=recipe.warmup, seed=seed, what=what, checkpoint=checkpoint,
-        optimizer=hardware.optimizer,
+        parameters, loss, steps=recipe.steps, lr=each, warmup=recipe.warmup, cosine=recipe.schedule == "cosine", seed=seed, what=what,
+        checkpoint=checkpoint, optimizer=hardware.optimizer,
     )  # fmt: skip
     for p in parameters:
         p.requires_grad_(False)
@@ -149,8 +149,16 @@ def denoising_target(denoiser: Denoiser, z: Tensor, draw: torch.Generator) -> tu
 
 
 def _save_lora(pipeline, recipe: Recipe, parts: list[str], folder: Path) -> None:
-    layers = {f"{part}_lora_layers": get_peft_model_state_dict(getattr(pipeline, part)) for part in parts}
-    metadata = {f"{part}_lora_adapter_metadata": adapter(getattr(pipeline, part), part, recipe).to_dict() for part in parts}
+    """LoRA weights with alpha / rank multiplied into the upper half: alpha is then the rank, which every loader takes it for."""
+    layers, metadata = {}, {}
+    for part in parts:
+        module = getattr(pipeline, part)
+        state, config = get_peft_model_state_dict(module), adapter(module, part, recipe)
+        layers[f"{part}_lora_layers"] = {
+            name: value * (recipe.alpha / recipe.rank) if ".lora_B." in name else value for name, value in state.items()
+        }
+        config.lora_alpha, config.alpha_pattern = config.r, dict(config.rank_pattern)
+        metadata[f"{part}_lora_adapter_metadata"] = config.to_dict()
     pipeline.save_lora_weights(folder, **layers, **metadata, safe_serialization=True)
 
 

@@ -19,6 +19,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, C
 from s2llib.data.people import FIRST_NAMES, LAST_NAMES
 from s2llib.data.portraits import ACCESSORIES, BACKGROUNDS, CLOTHES, COLOURS, EXPRESSIONS
 from s2llib.loop import generator, train
+from s2llib.models.hardware import autocast
 from s2llib.params import world as P
 
 __all__ = ["BARE_PROMPTS", "assemble", "build_tokenizer", "train_clip", "train_unet", "train_vae"]
@@ -95,12 +96,10 @@ def train_vae(images: np.ndarray, p: P.VAE, seed: int, augment: bool, checkpoint
         sample_size=64,
         mid_block_add_attention=False,
     )
-    # half the time where the processor has it
-    bfloat16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
     def loss(step: int, draw: torch.Generator) -> Tensor:
         x = _pixels(images, torch.randint(len(images), (p.batch,), generator=draw), augment, draw)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        with autocast(x.device, p.precision):
             posterior = vae.encode(x).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=draw)
             decoded = vae.decode(posterior.mean + posterior.std * noise).sample.float()

@@ -22,6 +22,7 @@ ONE_FILE = (
     'Save it as a folder once: python -c "from diffusers import StableDiffusionPipeline as P;'
     " P.from_single_file('{folder}', safety_checker=None).save_pretrained('{stem}')\""
 )
+PREDICTIONS = ("epsilon", "v_prediction")
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
@@ -64,8 +65,8 @@ def check_folder(folder: Path) -> None:
         prediction = json.loads(schedule.read_text()).get("prediction_type", "epsilon")
     except (OSError, ValueError):
         raise ParamsError(f"base.path: {schedule} is missing or no JSON; save the pipeline again with save_pretrained.") from None
-    if prediction not in ("epsilon", "v_prediction"):
-        raise ParamsError(f"base.path: {folder} predicts '{prediction}'; the attacks are defined for epsilon and v_prediction.")
+    if prediction not in PREDICTIONS:
+        raise ParamsError(f"base.path: {folder} predicts '{prediction}'; the attacks are defined for {' and '.join(PREDICTIONS)}.")
 
 
 def _one_file(path: Path) -> str:
@@ -120,6 +121,9 @@ def check_unconditional(folder: Path) -> None:
     """Raises ParamsError unless the folder is a DDPMPipeline with safetensors weights."""
     if pipeline_class(folder) != "DDPMPipeline" or not list((folder / "unet").glob("*.safetensors")):
         raise ParamsError(f"zero_prior.path: {folder} is no DDPMPipeline with .safetensors weights; save one there, or set it to null.")
+    schedule = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    if (prediction := schedule.get("prediction_type", "epsilon")) not in PREDICTIONS:
+        raise ParamsError(f"zero_prior.path: {folder} predicts '{prediction}'; the attacks are defined for {' and '.join(PREDICTIONS)}.")
 
 
 def _quiet() -> None:

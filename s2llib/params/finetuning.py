@@ -20,12 +20,13 @@ __all__ = [
 
 
 class Recipe(Section):
-    """How long and how fast one method trains."""
+    """How long and how fast one method trains. schedule: of the rate after the warm-up: `constant`, or falling to 0 along a `cosine`."""
 
     steps: Positive = 150
     batch: Positive = 8
     lr: Rate = 1e-4
     warmup: Count = 0
+    schedule: Literal["constant", "cosine"] = "constant"
     prior_weight: Annotated[float, Field(ge=0)] = 0.0
     prior_images: Positive = 48
 
