@@ -7,12 +7,13 @@ from s2llib.params.attacking import Attacks, Extraction
 from s2llib.params.defending import MixSyn, Surrogate
 from s2llib.params.finetuning import Finetune, Hypernetwork, HypernetworkDreamBooth, LoRA, Recipe, TextualInversion, TextualInversionLoRA
 from s2llib.params.private import Encoder, PrivateLoRA
-from s2llib.params.profile import Hardware, Params, Statistics, load_params, profiles
-from s2llib.params.section import ParamsError, below_repository, resolved
+from s2llib.params.profile import Hardware, Params, Statistics, load_params, profiles, takes_text
+from s2llib.params.section import PARAMS_DIR, ParamsError, below_repository, first_line, resolved
 from s2llib.params.studies import Audit, ZeroPrior
 from s2llib.params.world import SP, UNet, World
 
 __all__ = [
+    "PARAMS_DIR",
     "SP",
     "Attacks",
     "Audit",
@@ -36,7 +37,9 @@ __all__ = [
     "World",
     "ZeroPrior",
     "below_repository",
+    "first_line",
     "load_params",
     "profiles",
     "resolved",
+    "takes_text",
 ]
