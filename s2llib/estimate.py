@@ -232,7 +232,7 @@ def estimate(study: Study, notebooks: Iterable[str] | None = None) -> str:
     total = sum(work.bytes for work in chosen)
     lines = [f"- {work.title}: {clock(some)}, {_size(work.bytes)}" for work, some in zip(chosen, seconds, strict=True)]
     lines.append(
-        f"About {clock(sum(seconds))} of computing on one device ({1000 * exact:.3g} ms an evaluation of the UNet) and {_size(total)} on"
+        f"\nAbout {clock(sum(seconds))} of computing on one device ({1000 * exact:.3g} ms an evaluation of the UNet) and {_size(total)} on"
         f" disk, of which {_size(free)} are free; finished work is not done again."
     )
     if total > free:

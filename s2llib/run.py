@@ -16,7 +16,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # notebook: why it cannot run on a study's model and images; empty if it can
-REFUSALS = {"07": lambda study: study.no_blackbox(), "08": lambda study: study.no_defense(), "09": lambda study: study.no_audit()}
+REFUSALS = {
+    "05": lambda study: study.no_ablations(),
+    "07": lambda study: study.no_blackbox(),
+    "08": lambda study: study.no_defense(),
+    "09": lambda study: study.no_audit(),
+}
 
 
 def parser(called: str = "./run_all.sh") -> argparse.ArgumentParser:
@@ -227,7 +232,9 @@ def prepared(args: argparse.Namespace, plan: Callable | None = None) -> tuple:
     """(study, overrides, notebooks, {notebook: why it cannot run}) of a call, all of it checked. plan: what is done to the study first."""
     from s2llib.kernel import cells_of, check_kernel
     from s2llib.params import ParamsError
+    from s2llib.report.report import figures_root
     from s2llib.scale import EXECUTOR, check_executor
+    from s2llib.store import check_writable
     from s2llib.study import Study
 
     changed = overrides(args.set)
@@ -236,6 +243,7 @@ def prepared(args: argparse.Namespace, plan: Callable | None = None) -> tuple:
     for path in notebooks:
         cells_of(path)
     check_kernel()
+    check_writable(figures_root() / args.profile, "S2L_FIGURES")
     study = Study.from_profile(args.profile, changed)
     if args.executor:
         os.environ[EXECUTOR] = args.executor

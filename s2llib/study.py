@@ -25,7 +25,7 @@ from s2llib.stages.membership import MembershipStage
 from s2llib.stages.mixsyn import MixSynStage
 from s2llib.stages.priors import PriorStage
 from s2llib.stages.zero_prior import ZeroPriorStage
-from s2llib.store import Store, folder_digest, number
+from s2llib.store import Store, check_writable, folder_digest, number
 
 __all__ = ["PRETRAINED", "Study", "other_base"]
 
@@ -60,6 +60,7 @@ class Study(MembershipStage, ExtractionStage, PriorStage, ZeroPriorStage, BlackB
         from s2llib.models.pipeline import base_folder, check_folder, pick_device
 
         p = self.params
+        check_writable(self.store.root, "S2L_HOME")
         for key, names in (
             ("finetune.methods", p.finetune.methods),
             ("finetune.fewer_domains", p.finetune.fewer_domains),
@@ -77,6 +78,7 @@ class Study(MembershipStage, ExtractionStage, PriorStage, ZeroPriorStage, BlackB
         check_hardware(p.hardware, pick_device(p.device))
         domain_names(p.world)
         self._check_prompts()
+        self.check_extraction()
         self.check_priors()
         self.check_mixsyn()
         self.check_audit()
@@ -86,6 +88,9 @@ class Study(MembershipStage, ExtractionStage, PriorStage, ZeroPriorStage, BlackB
             self.domains  # noqa: B018  read and checked now, not in the middle of a run
         if p.world.kind == "folder":
             self.check_public()
+        self.check_asked([*p.finetune.methods, *p.attacks.sweep.methods, p.audit.method])
+        if p.extraction.prompts == "captions":
+            self.check_asked(p.finetune.methods, "extraction.prompts")
 
     def _check_zero_prior(self, folder: Path) -> None:
         """The unconditional model of the profile is there and knows this world."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from s2llib.data.portraits import SIZE
 from s2llib.data.worlds import auxiliary_images, data_version, training_photos
 from s2llib.models.pipeline import PARTS, base_folder
 from s2llib.params import Params, ParamsError
@@ -21,6 +22,7 @@ __all__ = [
     "check_trained_on",
     "check_world",
     "content",
+    "image_edge",
     "training_world",
 ]
 
@@ -92,6 +94,20 @@ def base_tokenizer(p: Params):
 
     with tempfile.TemporaryDirectory() as scratch:
         return mini.build_tokenizer(Path(scratch))
+
+
+def image_edge(p: Params) -> int:
+    """Edge of the base model's images in pixels, also before the model is trained or loaded. Raises ParamsError."""
+    folder = base_folder(p)
+    if not folder:
+        return SIZE
+    unet, vae = (json.loads((folder / part / "config.json").read_text(encoding="utf-8")) for part in ("unet", "vae"))
+    if not isinstance(size := unet.get("sample_size"), int):
+        raise ParamsError(
+            f"base.path: {folder / 'unet' / 'config.json'} says that sample_size is {size!r}; write the edge of its latents there, such as"
+            " 64 for images of 512 x 512 pixels."
+        )
+    return size * 2 ** (len(vae.get("block_out_channels", [0])) - 1)
 
 
 def check_world(p: Params, mend: str = "set retrain_base=true to train a base for this world") -> None:

@@ -138,9 +138,10 @@ def _cut(study: Study, most: int | None) -> str:
 
 def _prompts(study: Study) -> Iterable[str]:
     """What the model is asked with about these images."""
-    captions = study.params.attacks.caption or study.params.extraction.prompts == "captions"
+    sp, captions = study.params.sp, study.params.attacks.caption or study.params.extraction.prompts == "captions"
     for domain in study.domains:
         yield from (domain.condition_prompt, domain.instance_prompt)
+        yield from (", ".join([t.text.format(name=domain.name), *([sp.suffix] if sp.suffix else [])]) for t in sp.templates)
         for _, photos in _splits(domain) if captions else ():
             yield from photos.captions
 
