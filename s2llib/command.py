@@ -7,7 +7,6 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 
 from s2llib.params import ParamsError, first_line
 from s2llib.store import DiskFull
@@ -25,7 +24,7 @@ def _terminate(*_) -> None:
 
 def guarded(call: Callable[[], int]) -> int:
     """The exit code of a command: its own; 2 and one sentence for what cannot be used; 1, one sentence and a log for any other error."""
-    signal.signal(signal.SIGTERM, _terminate)
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         return call()
     except (ParamsError, DiskFull) as error:
@@ -40,11 +39,13 @@ def guarded(call: Callable[[], int]) -> int:
     except Exception as error:
         print(f"Unexpected: {first_line(error)}; the details are in {_log()}: please report it.", file=sys.stderr)
         return 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def _log() -> Path:
+def _log() -> str:
     """A new file with the traceback of the error that is being handled."""
     handle, name = tempfile.mkstemp(prefix=time.strftime("s2llib-%Y%m%d-%H%M%S-"), suffix=".log")
     with open(handle, "w", encoding="utf-8") as file:
         file.write(f"{' '.join(sys.argv)}\n\n{traceback.format_exc()}")
-    return Path(name)
+    return name

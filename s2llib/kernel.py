@@ -12,7 +12,7 @@ from pathlib import Path
 
 from s2llib.params import PARAMS_DIR, ParamsError
 
-__all__ = ["Failure", "cells_of", "check_kernel", "execute", "own_kernel"]
+__all__ = ["Failure", "cells_of", "check_kernel", "check_notebook", "execute", "own_kernel"]
 
 ROOT = PARAMS_DIR.parent
 NEEDED = ("ipykernel", "papermill", "nbclient", "nbformat")
@@ -29,21 +29,31 @@ class Failure:
 
 
 def check_kernel() -> None:
-    """Raises ParamsError where what runs notebooks is not installed."""
+    """Raises ParamsError where what runs notebooks is not installed, or has no room for its connection."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:  # none can be written to, or all are full
+        raise ParamsError("No temporary folder can be written to; set $TMPDIR to one that has room.") from None
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise ParamsError(f"{missing[0]}, which runs the notebooks, is missing in {sys.executable}; pip install -e . in {ROOT}.")
 
 
 def cells_of(path: Path) -> list[dict]:
-    """The cells of a notebook; raises ParamsError for one that is damaged, or has lost the tag by which it is given its parameters."""
-    mend = f"; restore it with git checkout -- notebooks/{path.name}"
+    """The cells of a notebook; raises ParamsError for one that is damaged."""
     try:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        return json.loads(path.read_text(encoding="utf-8"))["cells"]
     except (OSError, ValueError, KeyError) as error:
-        raise ParamsError(f"{path} cannot be read as a notebook ({type(error).__name__}){mend}.") from None
-    if not any("parameters" in cell["metadata"].get("tags", []) for cell in cells):
-        raise ParamsError(f"{path} has lost the tag 'parameters' of its first code cell, so that no profile reaches it{mend}.")
-    return cells
+        why = type(error).__name__
+        raise ParamsError(f"{path} cannot be read as a notebook ({why}); restore it: git checkout -- notebooks/{path.name}") from None
+
+
+def check_notebook(path: Path) -> None:
+    """Raises ParamsError for a notebook that is damaged, or that has lost the tag by which it is given its parameters."""
+    if not any("parameters" in cell["metadata"].get("tags", []) for cell in cells_of(path)):
+        raise ParamsError(
+            f"{path} has lost the tag 'parameters' of its first code cell, so that no profile reaches it; restore it: git checkout --"
+            f" notebooks/{path.name}"
+        )
 
 
 def _environment() -> dict[str, str]:

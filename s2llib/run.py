@@ -230,7 +230,7 @@ def store_outputs(executed: Path, notebook: Path) -> None:
 
 def prepared(args: argparse.Namespace, plan: Callable | None = None) -> tuple:
     """(study, overrides, notebooks, {notebook: why it cannot run}) of a call, all of it checked. plan: what is done to the study first."""
-    from s2llib.kernel import cells_of, check_kernel
+    from s2llib.kernel import check_kernel, check_notebook
     from s2llib.params import ParamsError
     from s2llib.report.report import figures_root
     from s2llib.scale import EXECUTOR, check_executor
@@ -241,7 +241,7 @@ def prepared(args: argparse.Namespace, plan: Callable | None = None) -> tuple:
     only = args.only or (None if args.start else default_notebooks(args.profile))
     notebooks = selected(only, args.start)
     for path in notebooks:
-        cells_of(path)
+        check_notebook(path)
     check_kernel()
     check_writable(figures_root() / args.profile, "S2L_FIGURES")
     study = Study.from_profile(args.profile, changed)
