@@ -73,6 +73,8 @@ def selected(only: list[str] | None, start: str | None) -> list[Path]:
     from s2llib.params import ParamsError
 
     every = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    if not every:
+        raise ParamsError(f"There are no notebooks in {ROOT}; call this from a checkout of the repository, installed with pip install -e.")
     numbers = [path.name[:2] for path in every]
     for wanted in [*(only or []), *([start] if start else [])]:
         if wanted not in numbers:

@@ -112,6 +112,10 @@ def _client(address: str, device: str, workers: int | None) -> "Client":
             f"--executor {address}: no Dask scheduler answers there within {ANSWER}; check the address and that `dask scheduler` runs, or"
             " give `local`."
         ) from None
+    except Exception as error:  # of another version of Dask there, or an encrypted address without keys
+        raise ParamsError(
+            f"--executor {address}: there is no speaking with the scheduler ({first_line(error)}); install there the Dask that is here."
+        ) from None
     try:
         client.wait_for_workers(1, timeout=WORKER)
     except TimeoutError:

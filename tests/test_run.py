@@ -20,6 +20,7 @@ from PIL import Image
 
 from s2llib import ParamsError, Study, run
 from s2llib.kernel import Failure, check_kernel, check_notebook, execute
+from s2llib.models.base import content
 from s2llib.progress import progress, track
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -171,6 +172,8 @@ def test_a_model_and_two_folders_of_images_become_a_report(tmp_path, pipeline_fo
     assert re.findall(r"^(\d\d)_\S+ +made", done.stdout, re.MULTILINE) == ["09"]
     report = (tmp_path / "figures" / "audit" / "audit_report.md").read_text()
     assert "8 suspected images against 8 non-members of the same domain" in report
+    read = f"| unet | UNet2DConditionModel | float32 | {content(pipeline_folder / 'unet')[:12]} |"
+    assert read in report and read in done.stderr, "before anything is computed, and in the report"
     executed = (tmp_path / "artifacts" / "runs" / "audit" / "09_audit_your_model.ipynb").read_text()
     assert "No trials here. Whether the suspected images are members is what is asked here" in executed
 
@@ -254,6 +257,12 @@ def test_a_notebook_that_no_profile_would_reach_is_refused(tmp_path, text, messa
         check_notebook(path)
     assert message in str(error.value)
     assert str(error.value).endswith("restore it: git checkout -- notebooks/01_in.ipynb")
+
+
+def test_a_package_without_its_notebooks_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    with pytest.raises(ParamsError, match=r"There are no notebooks in .*; call this from a checkout of the repository"):
+        run.selected(None, None)
 
 
 # what a user types

@@ -118,6 +118,16 @@ def test_a_cluster_that_does_not_answer_is_one_sentence_before_any_compute(study
     assert "\n" not in str(error.value)
 
 
+def test_a_scheduler_of_another_dask_is_one_sentence(study, monkeypatch):
+    def refuse(*_, **__):
+        raise TypeError("unexpected keyword\nand so on")
+
+    monkeypatch.setattr(scale, "_dask", lambda: refuse)
+    monkeypatch.setenv(EXECUTOR, "tcp://10.0.0.1:8786")
+    with pytest.raises(ParamsError, match=r"there is no speaking with the scheduler \(TypeError: unexpected keyword\); install there"):
+        check_executor(study)
+
+
 def test_the_runner_says_so_in_one_line(tmp_path):
     command = [sys.executable, "-m", "s2llib.run", "--profile", "tiny", "--only", "00", "--executor", "somewhere"]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"S2L_HOME": str(tmp_path / "artifacts")}, capture_output=True, text=True)
