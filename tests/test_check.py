@@ -205,6 +205,12 @@ def test_what_was_found_in_the_middle_of_a_run_is_found_before_it(audit, tmp_pat
     assert message in refusal(audit | more, tmp_path)
 
 
+def test_a_config_that_is_cut_off_is_refused(audit, pipeline_folder, tmp_path):
+    shutil.copytree(pipeline_folder, tmp_path / "model")
+    (tmp_path / "model" / "vae" / "config.json").write_text('{"sample')
+    assert "unet or vae is no JSON; copy the model's folder again" in refusal(audit | {"base.path": str(tmp_path / "model")}, tmp_path)
+
+
 @pytest.mark.parametrize("size", [None, [64, 48]])
 def test_a_unet_whose_images_have_no_edge_is_refused(audit, pipeline_folder, tmp_path, size):
     shutil.copytree(pipeline_folder, tmp_path / "model")

@@ -101,7 +101,10 @@ def image_edge(p: Params) -> int:
     folder = base_folder(p)
     if not folder:
         return SIZE
-    unet, vae = (json.loads((folder / part / "config.json").read_text(encoding="utf-8")) for part in ("unet", "vae"))
+    try:
+        unet, vae = (json.loads((folder / part / "config.json").read_text(encoding="utf-8")) for part in ("unet", "vae"))
+    except ValueError:
+        raise ParamsError(f"base.path: the config.json of {folder}'s unet or vae is no JSON; copy the model's folder again.") from None
     if not isinstance(size := unet.get("sample_size"), int):
         raise ParamsError(
             f"base.path: {folder / 'unet' / 'config.json'} says that sample_size is {size!r}; write the edge of its latents there, such as"
