@@ -241,6 +241,7 @@ def test_a_linear_layer_that_was_trained_as_a_convolution_is_the_same_layer(pipe
 
 def lora_study(folder, root, **more):
     few = {"world.domains": 1, "base.path": str(folder), "sp.images": 4, "sp.steps": 2, "finetune.lora.steps": 2}
+    few |= {"attacks.names": ["sima"], "mixsyn.attacks": ["sima"]}
     return Study.from_profile("tiny", few | {f"base.{name}": value for name, value in more.items()}, root=root)
 
 
@@ -301,6 +302,15 @@ def test_another_base_does_not_carry_the_lora_over(pipeline_folder, shapes, tmp_
     assert other.base_key == lora_study(pipeline_folder, tmp_path / "artifacts").base_key
     assert other.base_name == "model"
     assert study.variant({"attacks.batch": 2})._origin is study
+
+
+def test_no_check_fuses_a_lora(pipeline_folder, shapes, tmp_path):
+    kohya(shapes, tmp_path / "zoe.safetensors")
+    study = lora_study(pipeline_folder, tmp_path / "artifacts", lora=str(tmp_path / "zoe.safetensors"))
+    assert f"{pipeline_folder} has no CLIP pair (clip/)" in study.no_blackbox()
+    assert f"{pipeline_folder} has none in clip/" in study.no_defense()
+    assert not study.no_audit()
+    assert not (tmp_path / "artifacts" / "fused").exists()
 
 
 def test_an_estimate_and_the_command_line_take_a_lora(pipeline_folder, shapes, tmp_path, monkeypatch, capsys):

@@ -72,7 +72,7 @@ def lora_files(given: Path) -> dict[str, Path]:
         return found  # as peft's own DreamBooth script saves them
     if found := pickled_in(given):
         header(found[0])  # which refuses it
-    if found := [path for path in sorted(given.iterdir()) if path.is_dir() and is_lora(path)]:
+    if found := [path for path in sorted(given.glob("*")) if path.is_dir() and is_lora(path)]:
         raise ParamsError(f"base.lora: {given} holds no .safetensors file itself; name one of its folders, such as base.lora={found[-1]}.")
     raise ParamsError(f"base.lora: {given} holds no .safetensors file; name the folder or the file that the trainer wrote.")
 
@@ -169,10 +169,10 @@ def _config(path: Path, metadata: dict[str, str], peft: bool) -> dict:
     peft = not own and (peft or path.stem == "adapter_model")
     if peft and not beside.is_file():
         raise ParamsError(f"base.lora: {path} needs peft's adapter_config.json beside it, which says its alpha; copy the whole folder.")
-    text, source = (beside.read_text(), beside) if peft else (own or "{}", path)
+    source = beside if peft else path
     try:
-        config = dict(json.loads(text))
-    except (ValueError, TypeError):
+        config = dict(json.loads(beside.read_text(encoding="utf-8") if peft else own or "{}"))
+    except (OSError, ValueError, TypeError):
         raise ParamsError(f"base.lora: {source} says its alpha in what is no JSON; copy it again.") from None
     for name, value in config.items():
         kept = {"peft_type": ("LORA",), "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal")}.get(name.split(".")[-1])
