@@ -141,6 +141,14 @@ def test_the_fused_weight_is_the_weight_plus_scale_alpha_by_rank_up_down(scheme,
     assert_same(pipeline, by_hand(pipeline_folder, found, factors))
 
 
+def test_a_lora_of_the_text_encoder_alone_leaves_the_unet_alone(pipeline_folder, shapes, tmp_path):
+    found = kohya(shapes, tmp_path / "zoe.safetensors", {"text_encoder": TEXT})
+    pipeline, base = load_pipeline(pipeline_folder), load_pipeline(pipeline_folder)
+    fuse(pipeline, tmp_path / "zoe.safetensors", 1.0)
+    assert_same(pipeline, by_hand(pipeline_folder, found, dict.fromkeys(found, 1.0)))
+    assert all(torch.equal(a, b) for a, b in zip(pipeline.unet.parameters(), base.unet.parameters(), strict=True))
+
+
 @pytest.mark.parametrize("rslora", [False, True])
 @pytest.mark.parametrize("part", ["unet", "text_encoder"])
 def test_a_folder_of_peft_is_fused_with_the_alpha_of_its_config(part, rslora, pipeline_folder, tmp_path):
@@ -311,6 +319,15 @@ def test_no_check_fuses_a_lora(pipeline_folder, shapes, tmp_path):
     assert f"{pipeline_folder} has none in clip/" in study.no_defense()
     assert not study.no_audit()
     assert not (tmp_path / "artifacts" / "fused").exists()
+
+
+def test_a_lora_goes_onto_a_model_of_the_hub_too(pipeline_folder, shapes, tmp_path, monkeypatch):
+    kohya(shapes, tmp_path / "zoe.safetensors")
+    monkeypatch.setattr("s2llib.models.pipeline._downloaded", lambda name: pipeline_folder)
+    given = {"base.hub": "someone/model", "base.lora": str(tmp_path / "zoe.safetensors"), "world.domains": 1}
+    study = Study.from_profile("tiny", given, root=tmp_path / "artifacts")
+    assert study.base_name == "someone/model + zoe.safetensors at 1"
+    assert study.base_key == lora_study(pipeline_folder, tmp_path / "artifacts", lora=str(tmp_path / "zoe.safetensors")).base_key
 
 
 def test_an_estimate_and_the_command_line_take_a_lora(pipeline_folder, shapes, tmp_path, monkeypatch, capsys):
