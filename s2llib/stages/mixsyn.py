@@ -83,6 +83,7 @@ class MixSynStage(QualityStage):
         """Raises ParamsError if no CLIP pair can judge generated images, or a guarantee is out of reach; asked before any compute."""
         from s2llib.defenses.dp import check_epsilons
         from s2llib.metrics.clip import check_clip
+        from s2llib.models.pipeline import base_folder
 
         p = self.params.mixsyn
         self.check_asked([*p.methods, *p.parts])
@@ -94,9 +95,10 @@ class MixSynStage(QualityStage):
         check_epsilons(
             [p.epsilon], self.params.blackbox.private, self.params.sp.images, "mixsyn.epsilon, with the recipe of blackbox.private"
         )
-        if not (p.clip or self.params.trains_base or (self.base_folder / "clip").is_dir()):
+        folder = base_folder(self.params)  # as it is named: a LoRA is not fused for a check
+        if not (p.clip or not folder or (folder / "clip").is_dir()):
             raise ParamsError(
-                f"mixsyn.clip names no CLIP model and {self.base_folder} has none in clip/, which CLIP-R precision needs; set it to one,"
+                f"mixsyn.clip names no CLIP model and {folder} has none in clip/, which CLIP-R precision needs; set it to one,"
                 " such as openai/clip-vit-base-patch32."
             )
 
