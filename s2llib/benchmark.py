@@ -22,6 +22,7 @@ from PIL import Image
 
 from s2llib.attacks import ATTACKS
 from s2llib.attacks.extraction import crowd, nearest
+from s2llib.command import guarded
 from s2llib.data.domain import Domain, Photos
 from s2llib.finetune.methods import METHODS, method
 from s2llib.finetune.recipe import finetune
@@ -29,7 +30,7 @@ from s2llib.models.denoiser import Denoiser
 from s2llib.models.hardware import autocast, prepare
 from s2llib.models.pipeline import check_folder, load_pipeline, pick_device
 from s2llib.models.random_weights import SIZES, random_stable_diffusion
-from s2llib.params import Attacks, Finetune, Hardware, ParamsError, Recipe, resolved
+from s2llib.params import Attacks, Finetune, Hardware, Recipe, resolved
 
 __all__ = ["Drawn", "attack_cost", "extraction_cost", "finetune_cost", "main", "peak_memory", "seconds_of", "walk_costs"]
 
@@ -313,16 +314,16 @@ def _walk(args: argparse.Namespace) -> list[dict]:
 
 def main() -> int:
     args = parser().parse_args()
+    return guarded(lambda: _measure(args))
+
+
+def _measure(args: argparse.Namespace) -> int:
     if args.what == "extraction":
         if len(args.counts) > 3:
             parser().error("extraction takes three numbers at most: generated images, training images, pixels")
         print(extraction_cost(*args.counts, *(5000, 100000, 64)[len(args.counts) :]))
         return 0
-    try:
-        rows = {"attack": _attacks, "finetune": _finetune, "walk": _walk}[args.what](args)
-    except ParamsError as error:
-        print(error, file=sys.stderr)
-        return 2
+    rows = {"attack": _attacks, "finetune": _finetune, "walk": _walk}[args.what](args)
     if args.what == "walk":
         print(pd.DataFrame(rows).to_markdown(index=False, floatfmt=".4g"))
     else:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from s2llib.command import guarded
 from s2llib.data.domain import MEMBER, NONMEMBER, Domain
 from s2llib.finetune.methods import METHODS, PRETRAINED
 from s2llib.finetune.parts import ATTENTION
@@ -231,7 +232,7 @@ def estimate(study: Study, notebooks: Iterable[str] | None = None) -> str:
     total = sum(work.bytes for work in chosen)
     lines = [f"- {work.title}: {clock(some)}, {_size(work.bytes)}" for work, some in zip(chosen, seconds, strict=True)]
     lines.append(
-        f"About {clock(sum(seconds))} of computing on one device ({1000 * exact:.3g} ms an evaluation of the UNet) and {_size(total)} on"
+        f"\nAbout {clock(sum(seconds))} of computing on one device ({1000 * exact:.3g} ms an evaluation of the UNet) and {_size(total)} on"
         f" disk, of which {_size(free)} are free; finished work is not done again."
     )
     if total > free:
@@ -248,21 +249,19 @@ def _size(count: float) -> str:
 
 
 def main() -> int:
-    from s2llib.params import ParamsError
-
     p = argparse.ArgumentParser(prog="python -m s2llib.estimate", description="Time and disk of a study, before it starts.")
     p.add_argument("--profile", help="a file of params/ without its ending (default: $S2L_PROFILE, or lab)")
     p.add_argument("--only", action="append", metavar="NN", help="this notebook alone, and what it needs (may be repeated)")
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a parameter (may be repeated)")
     args = p.parse_args()
-    try:
-        if args.only:
-            selected(args.only, None)
-        study = Study.from_profile(args.profile, overrides(args.set))
-        print(estimate(study, args.only or default_notebooks(study.params.profile)))
-    except ParamsError as error:
-        print(error, file=sys.stderr)
-        return 2
+    return guarded(lambda: _print(args))
+
+
+def _print(args: argparse.Namespace) -> int:
+    if args.only:
+        selected(args.only, None)
+    study = Study.from_profile(args.profile, overrides(args.set))
+    print(estimate(study, args.only or default_notebooks(study.params.profile)))
     return 0
 
 

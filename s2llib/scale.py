@@ -7,15 +7,15 @@ folder, or `local` for workers on this machine, one for each GPU, or for each co
 
 import logging
 import os
+import platform
 import sys
 import threading
 import uuid
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s2llib.params import Params, ParamsError
+from s2llib.params import Params, ParamsError, first_line
 from s2llib.progress import PROGRESS_FILE, track
 from s2llib.store import FRESH, DiskFull
 
@@ -71,9 +71,14 @@ def _gpus(device: str) -> list[str]:
     return (visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())])[: torch.cuda.device_count()]
 
 
+@cache
 def _has_dashboard() -> bool:
-    """Whether bokeh, which draws the dashboard, is installed."""
-    return find_spec("bokeh") is not None
+    """Whether the dashboard can be drawn: bokeh, and what Dask makes of it, can be imported."""
+    try:
+        import distributed.dashboard.scheduler  # noqa: F401
+    except Exception:  # a package that is broken, not only one that is missing; Dask itself survives the latter alone
+        return False
+    return True
 
 
 def _local_cluster(device: str, workers: int | None) -> "SpecCluster":
@@ -90,8 +95,10 @@ def _dask() -> type:
     """Dask's client; raises ParamsError where it is not installed."""
     try:
         from dask.distributed import Client
-    except ImportError:
-        raise ParamsError(f"${EXECUTOR} is set but Dask is not installed; pip install -e '.[cluster]', or unset it.") from None
+    except Exception as error:
+        raise ParamsError(
+            f"${EXECUTOR} is set but Dask cannot be imported ({first_line(error)}); pip install -e '.[cluster]', or unset it."
+        ) from None
     return Client
 
 
@@ -105,6 +112,10 @@ def _client(address: str, device: str, workers: int | None) -> "Client":
         raise ParamsError(
             f"--executor {address}: no Dask scheduler answers there within {ANSWER}; check the address and that `dask scheduler` runs, or"
             " give `local`."
+        ) from None
+    except Exception as error:  # of another version of Dask there, or an encrypted address without keys
+        raise ParamsError(
+            f"--executor {address}: there is no speaking with the scheduler ({first_line(error)}); install there the Dask that is here."
         ) from None
     try:
         client.wait_for_workers(1, timeout=WORKER)
@@ -128,8 +139,86 @@ def check_executor(study: "Study") -> None:
         _dask()
         return
     client = _client(address, study.params.device, study.params.hardware.workers)
+    _check_software(client, address)
     _check_shared(client, address, study.store.root.resolve())
     _check_devices(client, address, study)
+    _check_inputs(client, address, study)
+
+
+def software() -> dict[str, str]:
+    """What results depend on: Python, the packages that compute, and a digest of this library's sources.
+
+    It is sent to workers by value and knows nothing of this module: the library may be missing there, or be another version.
+    """
+    import hashlib
+    import platform
+    from importlib import metadata
+    from pathlib import Path
+
+    try:
+        import s2llib.study
+    except Exception as error:
+        return {"missing": f"{type(error).__name__}: {error}".splitlines()[0]}
+    found = {"Python": ".".join(platform.python_version_tuple()[:2])}
+    for package in ("torch", "diffusers", "transformers", "peft", "numpy", "pillow"):
+        try:
+            found[package] = metadata.version(package).split("+")[0]  # after it: for which GPU it was built
+        except metadata.PackageNotFoundError:
+            found[package] = "unknown"
+    root, sources = Path(s2llib.__file__).parent, hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        sources.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return found | {"s2llib": sources.hexdigest()[:12]}
+
+
+def _check_software(client: "Client", address: str) -> None:
+    """Every worker has this library, its very sources, and the same versions of what computes: what it makes is addressed as ours."""
+    import cloudpickle
+
+    own, mend = software(), "install it there from the same folder, or from the same commit with constraints.txt, and start the worker anew"
+    for worker, python in client.run(platform.python_version).items():  # first: another Python does not read functions of this one
+        if python.split(".")[:2] != own["Python"].split("."):
+            raise ParamsError(f"--executor {address}: the worker {worker} runs Python {python} and this machine {own['Python']}; {mend}.")
+    module = sys.modules[__name__]
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        answers = client.run(software)
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
+    for worker, theirs in answers.items():
+        if reason := theirs.get("missing"):
+            raise ParamsError(f"--executor {address}: the worker {worker} cannot import s2llib ({reason}); {mend}.")
+        for name, version in own.items():
+            if theirs[name] != version:
+                raise ParamsError(
+                    f"--executor {address}: the worker {worker} has {name} {theirs[name]} and this machine {version}, whose results may"
+                    f" differ; {mend}."
+                )
+
+
+def _check_inputs(client: "Client", address: str, study: "Study") -> None:
+    """Every worker finds the same model and images, and would refuse nothing that is admitted here."""
+    own = _addresses(study)
+    for worker, found in client.run(_inputs, study.params.model_dump(), str(study.store.root.resolve())).items():
+        if isinstance(found, str):
+            raise ParamsError(f"--executor {address}: the worker {worker} refuses: {found}")
+        if found != own:
+            raise ParamsError(
+                f"--executor {address}: the worker {worker} reads another base model or other images under the same names; give paths on a"
+                " file system that all machines share."
+            )
+
+
+def _inputs(params: dict, root: str) -> list | str:
+    """On a worker: what the model and the images there are addressed by, or why they cannot be used."""
+    from s2llib.study import Study
+
+    try:
+        study = Study(Params.model_validate(params), root)
+        study.check()
+        return _addresses(study)
+    except (ParamsError, DiskFull) as error:
+        return str(error)
 
 
 def _check_devices(client: "Client", address: str, study: "Study") -> None:
@@ -150,6 +239,11 @@ def _device(wanted: str) -> str:
         return pick_device(wanted).type
     except ParamsError as error:
         return f"no such device ({error})"
+
+
+def _addresses(study: "Study") -> list:
+    """What a study's model and, of a folder, its images are addressed by."""
+    return [study.base_key, [domain.digest for domain in study.domains] if study.params.world.kind == "folder" else []]
 
 
 def _check_shared(client: "Client", address: str, root: Path) -> None:
@@ -207,7 +301,7 @@ def _sentence(stage: str, cell: tuple[str, str, int], error: BaseException) -> s
             " sp.batch or hardware.workers"
         )
     else:
-        why = f"it failed {RETRIES + 1} times: {type(error).__name__}: {error}"
+        why = f"it failed {RETRIES + 1} times: {first_line(error)}"
     return f"{stage} of '{domain}', {method}, seed {seed}: {why}. Run the same command again to go on from here."
 
 

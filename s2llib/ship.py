@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from transformers import CLIPModel
 
+from s2llib.command import guarded
 from s2llib.models.base import WORLD
 from s2llib.models.pipeline import base_folder
 from s2llib.models.unconditional import load_unconditional
@@ -128,11 +129,11 @@ def ship_base(profile: str) -> Path:
 
 def main() -> int:
     wanted = sys.argv[1] if len(sys.argv) > 1 else "lab-full"
-    try:
-        shipped = ship_unconditional() if wanted == "--unconditional" else ship_base(wanted)
-    except ParamsError as error:
-        print(error, file=sys.stderr)
-        return 2
+    return guarded(lambda: _ship(wanted))
+
+
+def _ship(wanted: str) -> int:
+    shipped = ship_unconditional() if wanted == "--unconditional" else ship_base(wanted)
     print(f"{shipped}: {sum(path.stat().st_size for path in shipped.rglob('*') if path.is_file()) / 1e6:.1f} MB")
     return 0
 

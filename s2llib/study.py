@@ -25,16 +25,17 @@ from s2llib.stages.membership import MembershipStage
 from s2llib.stages.mixsyn import MixSynStage
 from s2llib.stages.priors import PriorStage
 from s2llib.stages.zero_prior import ZeroPriorStage
-from s2llib.store import Store, folder_digest, number
+from s2llib.store import Store, check_writable, folder_digest, number
 
-__all__ = ["PRETRAINED", "Study", "other_base"]
+__all__ = ["NO_BASE", "PRETRAINED", "Study", "other_base"]
 
 PRIOR_PROMPT = "a photo of a person"
+NO_BASE = {"base.path": None, "base.hub": None, "base.lora": None, "base.lora_scale": 1.0}
 
 
 def other_base(path: str) -> dict:
     """What to override for the base model in another folder."""
-    return {"base.path": path, "base.hub": None, "retrain_base": False}
+    return NO_BASE | {"base.path": path, "retrain_base": False}
 
 
 class Study(MembershipStage, ExtractionStage, PriorStage, ZeroPriorStage, BlackBoxStage, MixSynStage, AuditStage):
@@ -55,11 +56,12 @@ class Study(MembershipStage, ExtractionStage, PriorStage, ZeroPriorStage, BlackB
     def check(self) -> None:
         """Refuse what cannot run: raises ParamsError with the thing and the mend."""
         from s2llib.finetune.methods import method
-        from s2llib.models.base import check_world
+        from s2llib.models.base import check_base, check_world
         from s2llib.models.hardware import check_hardware
-        from s2llib.models.pipeline import base_folder, check_folder, pick_device
+        from s2llib.models.pipeline import pick_device
 
         p = self.params
+        check_writable(self.store.root, "S2L_HOME")
         for key, names in (
             ("finetune.methods", p.finetune.methods),
             ("finetune.fewer_domains", p.finetune.fewer_domains),
@@ -69,14 +71,14 @@ class Study(MembershipStage, ExtractionStage, PriorStage, ZeroPriorStage, BlackB
                 method(name, key)
         if p.trains_base and p.world.kind == "folder":
             raise ParamsError(f"params/{p.profile}.yaml: a folder world needs a base model; set base.path or base.hub.")
-        if not p.trains_base:
-            check_folder(base_folder(p))
-            check_world(p)
+        check_base(p)
+        check_world(p)
         self._check_others()
         self._check_trained()
         check_hardware(p.hardware, pick_device(p.device))
         domain_names(p.world)
         self._check_prompts()
+        self.check_extraction()
         self.check_priors()
         self.check_mixsyn()
         self.check_audit()
@@ -86,6 +88,9 @@ class Study(MembershipStage, ExtractionStage, PriorStage, ZeroPriorStage, BlackB
             self.domains  # noqa: B018  read and checked now, not in the middle of a run
         if p.world.kind == "folder":
             self.check_public()
+        self.check_asked([*p.finetune.methods, *p.attacks.sweep.methods, p.audit.method])
+        if p.extraction.prompts == "captions":
+            self.check_asked(p.finetune.methods, "extraction.prompts")
 
     def _check_zero_prior(self, folder: Path) -> None:
         """The unconditional model of the profile is there and knows this world."""
@@ -171,8 +176,10 @@ class Study(MembershipStage, ExtractionStage, PriorStage, ZeroPriorStage, BlackB
 
     @property
     def base_name(self) -> str:
-        """What the base model is called: its name on the hub, its folder's, or `trained here`."""
-        return "trained here" if self.params.trains_base else self.params.base.hub or self.base_folder.name
+        """What the base model is called in a report."""
+        from s2llib.models.base import base_name
+
+        return base_name(self.params)
 
     @cached_property
     def base(self):

@@ -158,11 +158,11 @@ class AuditStage:
 
     def stranger(self) -> "AuditStage | None":
         """The study of the same images under a model of another world, which never saw them (audit.stranger)."""
-        from s2llib.study import other_base
+        from s2llib.study import NO_BASE, other_base
 
         if not self.params.audit.stranger:
             return None
-        elsewhere = self.variant({"base.path": None, "base.hub": None} | self.params.audit.stranger)
+        elsewhere = self.variant(NO_BASE | self.params.audit.stranger)
         return self.variant(other_base(str(elsewhere.base_folder)))
 
     def audit_trials(self, seen: bool) -> pd.DataFrame:

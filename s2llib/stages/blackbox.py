@@ -44,6 +44,7 @@ class BlackBoxStage(PrivateModels):
         from s2llib.defenses.dp import check_epsilons
         from s2llib.models.captioner import check_blip
         from s2llib.models.encoders import check_encoder
+        from s2llib.models.pipeline import base_folder
 
         p, world = self.params.blackbox, self.params.world
         check_epsilons(p.private.epsilons, p.private, p.members, "blackbox.private")
@@ -61,9 +62,10 @@ class BlackBoxStage(PrivateModels):
             check_encoder(name, folder)
         if p.captioner:
             check_blip(p.captioner)
-        if self.params.trains_base or (self.base_folder / "clip").is_dir():
+        base = base_folder(self.params)  # as it is named: a LoRA is not fused for a check
+        if not base or (base / "clip").is_dir():
             return
-        where = f"{self.base_folder} has no CLIP pair (clip/)"
+        where = f"{base} has no CLIP pair (clip/)"
         if "clip" in (p.encoder, *p.encoders):
             raise ParamsError(f"blackbox.encoders: {where}; leave 'clip' out, or name one in encoder_folders.")
         if not p.captioner:

@@ -29,6 +29,20 @@ def crowd_column(delta: float) -> str:
 class ExtractionStage:
     """What `Study` knows about data extraction."""
 
+    def check_extraction(self) -> None:
+        """Refuse what cannot run: raises ParamsError."""
+        from s2llib.models.base import image_edge
+
+        p = self.params.extraction
+        bases = [self.params, *([self.params.changed(self.memorising_overrides())] if p.base else [])]
+        for edge in map(image_edge, bases):
+            for key, tiles in p.model_dump(include={"tiles", "other_tiles"}).items():
+                if edge % tiles:
+                    raise ParamsError(
+                        f"extraction.{key} is {tiles} but images of {edge} x {edge} pixels cannot be cut into {tiles} x {tiles} tiles; set"
+                        " it to a divisor."
+                    )
+
     def generations(self, domain: Domain, method: str = PRETRAINED, seed: int | None = None) -> Photos:
         """What a model of the grid generates, to find photographs in: the same prompts and noise for every model.
 
@@ -54,11 +68,7 @@ class ExtractionStage:
         (generated images whose nearest of the split it is and that lie within extraction.delta), crowd_D (training images
         within D of it, for every D of extraction.deltas; of a non-member: non-members within D of it).
         """
-        cells, p = list(self.cells(methods, domains)), self.params.extraction
-        if bad := [tiles for tiles in (p.tiles, p.other_tiles) if self.image_size % tiles]:
-            raise ParamsError(
-                f"extraction: images of {self.image_size} pixels cannot be cut into {bad[0]} x {bad[0]} tiles; give a divisor."
-            )
+        cells = list(self.cells(methods, domains))
         precompute(self, "extracted", cells)
         return pd.concat([self.extracted(*cell) for cell in track(cells, "extraction")], ignore_index=True)
 

@@ -8,7 +8,8 @@ import pandas as pd
 
 from s2llib.data.domain import Domain
 from s2llib.data.worlds import check_unchanged
-from s2llib.finetune.methods import PRETRAINED
+from s2llib.finetune.methods import METHODS, PRETRAINED
+from s2llib.params import ParamsError
 from s2llib.progress import track
 from s2llib.scale import precompute
 
@@ -16,6 +17,7 @@ __all__ = ["MembershipStage"]
 
 MEMBERSHIP_VERSION = 1
 BLIND_VERSION = 1
+CAPTION = "a photo of {name}"  # how captions begin in worlds that are made here
 
 
 class MembershipStage:
@@ -25,6 +27,33 @@ class MembershipStage:
         """The calibrated setting of each attack of the profile."""
         a = self.params.attacks
         return {name: [getattr(a, name).model_dump()] for name in a.names}
+
+    def check_asked(self, methods: list[str], key: str = "attacks.caption") -> None:
+        """Raises ParamsError if one of these methods learns a token in place of an instance prompt that a caption lacks.
+
+        key: what asks for captions.
+        """
+        from s2llib.finetune.recipe import check_captions
+
+        world, learning = self.params.world, [METHODS[name] for name in methods if "tokens" in METHODS[name].trains]
+        if not learning or not (self.params.attacks.caption or key != "attacks.caption"):
+            return
+        if world.kind == "folder":
+            for domain in self.domains:
+                check_captions(learning[0], domain, key)
+        elif world.instance not in CAPTION:
+            raise ParamsError(
+                f"{key}: captions of this world begin with '{CAPTION}', without world.instance ('{world.instance}'), in whose place"
+                f" {learning[0].title} learns a token; change it, or do without one of the two."
+            )
+
+    def no_ablations(self) -> str:
+        """Why there can be no ablations here; empty if there can."""
+        try:
+            self.check_asked(["textual_inversion"])
+        except ParamsError as error:
+            return str(error)
+        return ""
 
     def membership(self, methods: list[str] | None = None) -> pd.DataFrame:
         """Membership scores of the grid at the calibrated settings.
@@ -108,6 +137,7 @@ class MembershipStage:
 
         values: {value: what it overrides}, such as {4: {"finetune.lora.rank": 4}}; domains: those of the ablations, if not given.
         """
+        self.check_asked([method])
         parts = []
         alike = {"finetune.seeds": self.params.finetune.seeds[:1], f"finetune.fewer_domains.{method}": len(self.domains)}
         variants = {value: self.variant(overrides | alike) for value, overrides in values.items()}

@@ -51,6 +51,8 @@ class MixSynStage(QualityStage):
 
     def check_mixsyn(self) -> None:
         """Refuse what cannot run: raises ParamsError."""
+        from s2llib.defenses.dp import check_epsilons
+
         p, tuning = self.params.mixsyn, self.params.finetune
         for key, names in (("methods", p.methods), ("parts", p.parts), ("judged_method", [p.judged_method])):
             for name in names:
@@ -71,13 +73,20 @@ class MixSynStage(QualityStage):
                 f"finetune.defense.epsilon is {tuning.defense.epsilon:g} and finetune.methods is {', '.join(tuning.methods)}: only a LoRA"
                 " is fine-tuned with DP-SGD; set finetune.methods to [lora], or epsilon to null."
             )
+        if tuning.defense.epsilon:
+            check_epsilons(
+                [tuning.defense.epsilon], self.params.blackbox.private, self.params.sp.images,
+                "finetune.defense.epsilon, with the recipe of blackbox.private",
+            )  # fmt: skip
 
     def check_defense(self) -> None:
         """Raises ParamsError if no CLIP pair can judge generated images, or a guarantee is out of reach; asked before any compute."""
         from s2llib.defenses.dp import check_epsilons
         from s2llib.metrics.clip import check_clip
+        from s2llib.models.pipeline import base_folder
 
         p = self.params.mixsyn
+        self.check_asked([*p.methods, *p.parts])
         hub = p.clip and re.fullmatch(r"([\w.-]+)/[\w.-]+", p.clip)
         if p.clip and not resolved(p.clip).is_dir() and not (hub and not resolved(hub[1]).is_dir()):
             raise ParamsError(f"mixsyn.clip: there is no folder {p.clip}; save a CLIP model there, or name one on the hub.")
@@ -86,9 +95,10 @@ class MixSynStage(QualityStage):
         check_epsilons(
             [p.epsilon], self.params.blackbox.private, self.params.sp.images, "mixsyn.epsilon, with the recipe of blackbox.private"
         )
-        if not (p.clip or self.params.trains_base or (self.base_folder / "clip").is_dir()):
+        folder = base_folder(self.params)  # as it is named: a LoRA is not fused for a check
+        if not (p.clip or not folder or (folder / "clip").is_dir()):
             raise ParamsError(
-                f"mixsyn.clip names no CLIP model and {self.base_folder} has none in clip/, which CLIP-R precision needs; set it to one,"
+                f"mixsyn.clip names no CLIP model and {folder} has none in clip/, which CLIP-R precision needs; set it to one,"
                 " such as openai/clip-vit-base-patch32."
             )
 

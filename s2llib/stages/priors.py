@@ -74,6 +74,12 @@ class PriorStage:
                 f"finetune.knowledge is '{p.finetune.knowledge}' but {tokens[0]} learns a token in place of the domain's name, which that"
                 " attacker does not know; leave it out of finetune.methods."
             )
+        if p.finetune.knowledge == "wrong" and self._nobody_else:
+            raise ParamsError(
+                "finetune.knowledge is 'wrong' but there is one person alone, and no other's name; add people, or set it to name."
+            )
+        if p.finetune.knowledge == "public" and (lacking := self._lacking(domain_names(p.world), p.finetune.public_images)):
+            raise ParamsError(lacking)
         if p.finetune.knowledge == "weights" and (others := set(p.finetune.methods) - set(BASE_WEIGHTS)):
             raise ParamsError(
                 f"finetune.knowledge is 'weights' but {min(others)} adds parameters instead of training the model's own; leave in"
@@ -88,6 +94,11 @@ class PriorStage:
         for key, recipe in (("priors.transfer", p.priors.transfer), ("blackbox.tune", p.blackbox.tune)):
             if recipe.prior_weight:
                 raise ParamsError(f"{key}.prior_weight is {recipe.prior_weight:g}, but there are no prior images here; set it to 0.")
+
+    @property
+    def _nobody_else(self) -> bool:
+        """Whether the model was trained on one person alone, so that no name is another's."""
+        return len(known_names(self.params.world)[: self.params.base.unet.people]) < 2
 
     def public_names(self) -> list[str]:
         """The people whose photographs are public; raises ParamsError if one is unknown or private, or if there are too few."""
@@ -109,9 +120,10 @@ class PriorStage:
         return p.public
 
     def prior_levels(self) -> list[str]:
-        """The levels of prior knowledge that this world has photographs for."""
-        levels, names = self.params.priors.levels, [domain.name for domain in self.prior_domains]
-        return [level for level in levels if level != "public" or not self._lacking(names, self.params.finetune.public_images)]
+        """The levels of prior knowledge that this world has photographs and names for."""
+        names = [domain.name for domain in self.prior_domains]
+        lacking = {"public": self._lacking(names, self.params.finetune.public_images), "wrong": self._nobody_else}
+        return [level for level in self.params.priors.levels if not lacking.get(level)]
 
     def no_transfer(self) -> str:
         """Why there can be no study of domain transfer in this world; empty if there can."""
@@ -121,6 +133,8 @@ class PriorStage:
             return str(error)
 
     def _lacking(self, names: list[str], count: int) -> str:
+        if self.params.world.kind == "portraits":  # which are drawn as many as are asked for
+            return ""
         try:
             for name in names:
                 public_photos(self.params.world, name, count, self.store)
