@@ -13,11 +13,11 @@ from s2llib.data.domain import MEMBER, NONMEMBER, Domain, Photos
 from s2llib.data.portraits import STYLES
 from s2llib.data.worlds import domain_names
 from s2llib.estimate import estimate
+from s2llib.lab import Lab
 from s2llib.models.hardware import free_memory
 from s2llib.params import World
 from s2llib.report.reading import what_was_read
 from s2llib.run import parser, prepared
-from s2llib.study import Study
 
 __all__ = ["announce", "check", "main", "planned"]
 
@@ -33,27 +33,27 @@ def planned(world: World) -> list[Domain]:
     return [Domain(name, splits, "", world.instance, world.condition) for name in domain_names(world)]
 
 
-def announce(study: Study, notebooks: list[Path]) -> str:
+def announce(lab: Lab, notebooks: list[Path]) -> str:
     """What was read, and how long these notebooks take: said before anything is computed."""
-    cost = TRAINED_HERE if study.params.trains_base else estimate(study, [path.name[:2] for path in notebooks])
-    study.__dict__.pop("base", None)  # its memory is for the notebooks
+    cost = TRAINED_HERE if lab.params.trains_base else estimate(lab, [path.name[:2] for path in notebooks])
+    lab.forget()  # their memory is for the notebooks
     free_memory()
-    return f"## What was read\n\n{what_was_read(study)}\n\n## Estimate\n\n{cost}"
+    return f"## What was read\n\n{what_was_read(lab)}\n\n## Estimate\n\n{cost}"
 
 
 def check(args: argparse.Namespace) -> int:
     """Say what a call of `./run_all.sh` with these arguments would read, skip and cost."""
-    study, _, notebooks, refusals = prepared(args, plan)
-    print(announce(study, [path for path in notebooks if path not in refusals]))
+    lab, _, notebooks, refusals = prepared(args, plan)
+    print(announce(lab, [path for path in notebooks if path not in refusals]))
     for path, reason in refusals.items():
         print(f"\n{path.stem} will be skipped. {reason}")
     return 0
 
 
-def plan(study: Study) -> None:
-    """Let a study of portraits count its images without drawing them."""
-    if study.params.world.kind == "portraits":
-        study.domains = planned(study.params.world)
+def plan(lab: Lab) -> None:
+    """Let a lab of portraits count its images without drawing them."""
+    if lab.params.world.kind == "portraits":
+        lab.domains = planned(lab.params.world)
 
 
 def main() -> int:

@@ -15,13 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# notebook: why it cannot run on a study's model and images; empty if it can
-REFUSALS = {
-    "05": lambda study: study.no_ablations(),
-    "07": lambda study: study.no_blackbox(),
-    "08": lambda study: study.no_defense(),
-    "09": lambda study: study.no_audit(),
-}
 
 
 def parser(called: str = "./run_all.sh") -> argparse.ArgumentParser:
@@ -86,29 +79,35 @@ def selected(only: list[str] | None, start: str | None) -> list[Path]:
 
 
 def code_versions() -> dict[str, int]:
-    """Every `..._VERSION = n` written beside a stage."""
-    found = {}
+    """The version of every artifact, and every `..._VERSION = n` written beside photographs and base models."""
+    from s2llib.artifact import REGISTRY
+
+    found = {a.name: a.version for a in REGISTRY.values()}
     for path in sorted((ROOT / "s2llib").rglob("*.py")):
         for name, value in re.findall(r"^(\w*VERSION) = (\d+)\b", path.read_text(encoding="utf-8"), re.MULTILINE):
             found[f"{path.stem}.{name}"] = int(value)
     return found
 
 
-def notebook_key(path: Path, study) -> str:
-    """What a notebook's results depend on: its cells, the parameters, models and images, stages' code versions, the code of the tables."""
+def notebook_key(path: Path, lab) -> str:
+    """What a notebook's results depend on: its cells, the parameters, models and images, artifacts' versions, the code of the tables."""
     from s2llib.kernel import cells_of
+    from s2llib.lab import other_base
     from s2llib.metrics.quality import no_brisque
-    from s2llib.models.base import content
+    from s2llib.models.base import base_key, content
     from s2llib.params import resolved
     from s2llib.store import digest, file_digest
+    from s2llib.studies.extraction import memorising
 
     cells = [(cell["cell_type"], "".join(cell["source"])) for cell in cells_of(path)]
-    digests = [domain.digest for domain in study.domains] if study.params.world.kind == "folder" else []
-    p = study.params
-    named = [p.blackbox.folder, p.blackbox.captioner, *p.blackbox.encoder_folders.values(), p.mixsyn.clip]
-    others = [content(resolved(folder)) for folder in named if folder and resolved(folder).is_dir()]
+    digests = [domain.digest for domain in lab.domains] if lab.params.world.kind == "folder" else []
+    p = lab.params
+    bases = [lab.base.content, memorising(lab).base.content, *(base_key(p.changed(other_base(path))) for path in p.ablations.scale)]
+    unconditional = resolved(p.zero_prior.path) / "unet" if p.zero_prior.path and not p.retrain_base else None
+    named = [p.blackbox.folder, p.blackbox.captioner, *p.blackbox.encoder_folders.values(), p.mixsyn.clip, unconditional]
+    others = [content(resolved(str(folder))) for folder in named if folder and resolved(str(folder)).is_dir()]
     tables = [file_digest(source) for folder in ("report", "metrics") for source in sorted((ROOT / "s2llib" / folder).glob("*.py"))]
-    return digest([cells, p.model_dump(mode="json"), study.base_keys, digests, others, no_brisque(), code_versions(), tables])
+    return digest([cells, p.model_dump(mode="json"), bases, digests, others, no_brisque(), code_versions(), tables])
 
 
 def time_left(work: list[dict]) -> float | None:
@@ -231,13 +230,14 @@ def store_outputs(executed: Path, notebook: Path) -> None:
 
 
 def prepared(args: argparse.Namespace, plan: Callable | None = None) -> tuple:
-    """(study, overrides, notebooks, {notebook: why it cannot run}) of a call, all of it checked. plan: what is done to the study first."""
+    """(lab, overrides, notebooks, {notebook: why it cannot run}) of a call, all of it checked. plan: what is done to the lab first."""
     from s2llib.kernel import check_kernel, check_notebook
+    from s2llib.lab import Lab
     from s2llib.params import ParamsError
     from s2llib.report.report import figures_root
     from s2llib.scale import EXECUTOR, check_executor
     from s2llib.store import check_writable
-    from s2llib.study import Study
+    from s2llib.studies import REFUSALS
 
     changed = overrides(args.set)
     only = args.only or (None if args.start else default_notebooks(args.profile))
@@ -246,16 +246,16 @@ def prepared(args: argparse.Namespace, plan: Callable | None = None) -> tuple:
         check_notebook(path)
     check_kernel()
     check_writable(figures_root() / args.profile, "S2L_FIGURES")
-    study = Study.from_profile(args.profile, changed)
+    lab = Lab.open(args.profile, changed)
     if args.executor:
         os.environ[EXECUTOR] = args.executor
-    check_executor(study)
+    check_executor(lab)
     if plan:
-        plan(study)
-    refusals = {path: reason for path in notebooks if path.name[:2] in REFUSALS and (reason := REFUSALS[path.name[:2]](study))}
+        plan(lab)
+    refusals = {path: reason for path in notebooks if path.name[:2] in REFUSALS and (reason := REFUSALS[path.name[:2]](lab))}
     if refusals and only:
         raise ParamsError(next(iter(refusals.values())))
-    return study, changed, notebooks, refusals
+    return lab, changed, notebooks, refusals
 
 
 def run(args: argparse.Namespace) -> int:
@@ -263,11 +263,11 @@ def run(args: argparse.Namespace) -> int:
     from s2llib.kernel import cells_of, execute
     from s2llib.store import room_on, write_atomic
 
-    study, changed, notebooks, refusals = prepared(args)
-    if study.params.world.kind == "folder":  # a large model: hours or weeks
-        print(announce(study, [path for path in notebooks if path not in refusals]), file=sys.stderr, flush=True)
-    folder, rows = study.store.root / "runs" / args.profile, []
-    with room_on(study.store.root):
+    lab, changed, notebooks, refusals = prepared(args)
+    if lab.params.world.kind == "folder":  # a large model: hours or weeks
+        print(announce(lab, [path for path in notebooks if path not in refusals]), file=sys.stderr, flush=True)
+    folder, rows = lab.store.root / "runs" / args.profile, []
+    with room_on(lab.store.root):
         folder.mkdir(parents=True, exist_ok=True)
         if args.fresh:  # by the clock of the store's file system, which may be another machine's
             (folder / "fresh").touch()
@@ -277,7 +277,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"{path.stem} is skipped. {refusals[path]}", file=sys.stderr)
             rows.append((path.stem, "skipped", 0, 0))
             continue
-        at, key = folder / f"{path.stem}.json", notebook_key(path, study)
+        at, key = folder / f"{path.stem}.json", notebook_key(path, lab)
         record = _record(at)
         if not args.fresh and unchanged(record, key, args.profile):
             rows.append((path.stem, "unchanged", record["seconds"], len(record["outputs"])))
@@ -296,7 +296,7 @@ def run(args: argparse.Namespace) -> int:
                 return 1
             written = outputs(args.profile, path.stem)
             record = {"key": key, "seconds": round(time.monotonic() - start, 1), "outputs": written}
-            with room_on(study.store.root):
+            with room_on(lab.store.root):
                 write_atomic(at, json.dumps(record))
             rows.append((path.stem, "made", record["seconds"], len(written)))
         if args.store:

@@ -15,6 +15,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
+from s2llib.artifact import REGISTRY, about, made
+from s2llib.lab import Lab
+from s2llib.models.pipeline import pick_device
 from s2llib.params import Params, ParamsError, first_line
 from s2llib.progress import PROGRESS_FILE, track
 from s2llib.store import FRESH, DiskFull
@@ -22,10 +27,7 @@ from s2llib.store import FRESH, DiskFull
 if TYPE_CHECKING:
     from dask.distributed import Client, SpecCluster
 
-    from s2llib.lab import Lab
-    from s2llib.study import Study
-
-__all__ = ["EXECUTOR", "check_executor", "places", "precompute"]
+__all__ = ["EXECUTOR", "check_executor", "places", "run"]
 
 EXECUTOR = "S2L_DASK"
 RETRIES = 2  # of a cell that failed, and of one whose worker died
@@ -35,21 +37,15 @@ WORKER = 600  # seconds until a cluster without a worker is given up: a batch qu
 _one_cell = threading.Lock()  # in a process: fine-tuning seeds torch's global generator
 
 
-def _compute(params: dict, root: str, stage: str, cell: tuple[str, str, int], fresh: str | None) -> str:
-    """On a worker: make the artifact of one cell. Returns why it cannot be made, where trying again would not help."""
-    import torch
-
-    from s2llib.study import Study
-
+def _make(params: dict, root: str, spec: object, fresh: str | None) -> str:
+    """On a worker: make what a specification says. Returns why it cannot be made, where trying again would not help."""
     with _one_cell:
         os.environ.pop(FRESH, None)  # of an earlier run that this worker served
         os.environ |= {FRESH: fresh} if fresh else {}
         os.environ[PROGRESS_FILE] = os.devnull  # the line of progress is that of whoever hands out the cells
         torch.set_num_threads(1)
-        domain, method, seed = cell
         try:
-            study = Study(Params.model_validate(params), root)
-            getattr(study, stage)({d.name: d for d in study.domains}[domain], method, seed)
+            made(Lab(Params.model_validate(params), root), spec)
         except (ParamsError, DiskFull) as error:
             return str(error)
     return ""
@@ -63,8 +59,6 @@ def places(workers: int | None, gpus: list[str]) -> list[dict[str, str]]:
 
 def _gpus(device: str) -> list[str]:
     """The GPUs that a study may use, as $CUDA_VISIBLE_DEVICES calls them."""
-    import torch
-
     if device == "cpu":
         return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -128,7 +122,7 @@ def _client(address: str, device: str, workers: int | None) -> "Client":
     return client
 
 
-def check_executor(study: "Study") -> None:
+def check_executor(lab: Lab) -> None:
     """Raises ParamsError unless the cluster of $S2L_DASK answers and its workers compute for this store; nothing without one."""
     address = os.environ.get(EXECUTOR)
     if not address:
@@ -138,11 +132,11 @@ def check_executor(study: "Study") -> None:
     if address == "local":
         _dask()
         return
-    client = _client(address, study.params.device, study.params.hardware.workers)
+    client = _client(address, lab.params.device, lab.params.hardware.workers)
     _check_software(client, address)
-    _check_shared(client, address, study.store.root.resolve())
-    _check_devices(client, address, study)
-    _check_inputs(client, address, study)
+    _check_shared(client, address, lab.store.root.resolve())
+    _check_devices(client, address, lab)
+    _check_inputs(client, address, lab)
 
 
 def software() -> dict[str, str]:
@@ -156,7 +150,7 @@ def software() -> dict[str, str]:
     from pathlib import Path
 
     try:
-        import s2llib.study
+        import s2llib
     except Exception as error:
         return {"missing": f"{type(error).__name__}: {error}".splitlines()[0]}
     found = {"Python": ".".join(platform.python_version_tuple()[:2])}
@@ -196,10 +190,10 @@ def _check_software(client: "Client", address: str) -> None:
                 )
 
 
-def _check_inputs(client: "Client", address: str, study: "Study") -> None:
+def _check_inputs(client: "Client", address: str, lab: Lab) -> None:
     """Every worker finds the same model and images, and would refuse nothing that is admitted here."""
-    own = _addresses(study)
-    for worker, found in client.run(_inputs, study.params.model_dump(), str(study.store.root.resolve())).items():
+    own = _addresses(lab)
+    for worker, found in client.run(_inputs, lab.params.model_dump(), str(lab.store.root.resolve())).items():
         if isinstance(found, str):
             raise ParamsError(f"--executor {address}: the worker {worker} refuses: {found}")
         if found != own:
@@ -211,39 +205,35 @@ def _check_inputs(client: "Client", address: str, study: "Study") -> None:
 
 def _inputs(params: dict, root: str) -> list | str:
     """On a worker: what the model and the images there are addressed by, or why they cannot be used."""
-    from s2llib.study import Study
-
     try:
-        study = Study(Params.model_validate(params), root)
-        study.check()
-        return _addresses(study)
+        lab = Lab(Params.model_validate(params), root)
+        lab.check()
+        return _addresses(lab)
     except (ParamsError, DiskFull) as error:
         return str(error)
 
 
-def _check_devices(client: "Client", address: str, study: "Study") -> None:
+def _check_devices(client: "Client", address: str, lab: Lab) -> None:
     """Every worker computes on the kind of device that is here: an artifact is addressed by it."""
-    for worker, found in client.run(_device, study.params.device).items():
-        if found != study._device.type:
+    for worker, found in client.run(_device, lab.params.device).items():
+        if found != lab.device.type:
             raise ParamsError(
-                f"--executor {address}: the worker {worker} has {found} and this machine {study._device.type}, whose results differ in"
+                f"--executor {address}: the worker {worker} has {found} and this machine {lab.device.type}, whose results differ in"
                 " their last digits; start the study on a machine like its workers, or set device=cpu."
             )
 
 
 def _device(wanted: str) -> str:
     """On a worker: what it would compute on, or why it cannot."""
-    from s2llib.models.pipeline import pick_device
-
     try:
         return pick_device(wanted).type
     except ParamsError as error:
         return f"no such device ({error})"
 
 
-def _addresses(study: "Study") -> list:
+def _addresses(lab: Lab) -> list:
     """What a study's model and, of a folder, its images are addressed by."""
-    return [study.base_key, [domain.digest for domain in study.domains] if study.params.world.kind == "folder" else []]
+    return [lab.base.content, [domain.digest for domain in lab.domains] if lab.params.world.kind == "folder" else []]
 
 
 def _check_shared(client: "Client", address: str, root: Path) -> None:
@@ -262,50 +252,7 @@ def _check_shared(client: "Client", address: str, root: Path) -> None:
         )
 
 
-def precompute(study: "Study", stage: str, cells: list[tuple]) -> None:
-    """Make the artifacts of cells (domain, method, seed) on the cluster that $S2L_DASK names; without it, do nothing.
-
-    stage: the method of Study that makes one, such as `finetuned`. A cell that fails, or whose worker dies, is tried again and does
-    not stop the others; raises ParamsError or RuntimeError for the first that cannot be made, when all the others are.
-    """
-    address = os.environ.get(EXECUTOR)
-    if not address or not cells:
-        return
-    client = _client(address, study.params.device, study.params.hardware.workers)
-    from dask.distributed import as_completed
-
-    study.base_folder  # noqa: B018  trained once, here, not by every worker
-    params, root, fresh = study.params.model_dump(), str(study.store.root.resolve()), os.environ.get(FRESH)
-    named = {
-        client.submit(_compute, params, root, stage, (d.name, method, seed), fresh, pure=False, retries=RETRIES): (d.name, method, seed)
-        for d, method, seed in cells
-    }
-    failed = []
-    for future in track(as_completed(named), f"{stage} on the cluster", len(named)):
-        if future.status == "error":
-            failed.append(RuntimeError(_sentence(stage, named[future], future.exception())))
-        elif refusal := future.result():
-            failed.append(ParamsError(refusal))
-    if failed:
-        raise failed[0]
-
-
-def _sentence(stage: str, cell: tuple[str, str, int], error: BaseException) -> str:
-    """What became of a cell that could not be made."""
-    from dask.distributed import KilledWorker
-
-    domain, method, seed = cell
-    if isinstance(error, KilledWorker):
-        why = (
-            "its worker died each time, most likely for want of memory; start workers with --memory-limit 0, or lower attacks.batch,"
-            " sp.batch or hardware.workers"
-        )
-    else:
-        why = f"it failed {RETRIES + 1} times: {first_line(error)}"
-    return f"{stage} of '{domain}', {method}, seed {seed}: {why}. Run the same command again to go on from here."
-
-
-def run(lab: "Lab", specs: list, what: str) -> None:
+def run(lab: Lab, specs: list, what: str) -> None:
     """Make what these specifications say on the cluster that $S2L_DASK names; without it, do nothing: it is made where it is asked for.
 
     One that fails, or whose worker dies, is tried again and does not stop the others; raises ParamsError or RuntimeError for the first
@@ -322,28 +269,22 @@ def run(lab: "Lab", specs: list, what: str) -> None:
     failed = []
     for future in track(as_completed(named), f"{what} on the cluster", len(named)):
         if future.status == "error":
-            failed.append(RuntimeError(f"{what}: {future.exception()}"))
+            failed.append(RuntimeError(_sentence(named[future], future.exception())))
         elif refusal := future.result():
             failed.append(ParamsError(refusal))
     if failed:
         raise failed[0]
 
 
-def _make(params: dict, root: str, spec: object, fresh: str | None) -> str:
-    """On a worker: make one artifact. Returns why it cannot be made, where trying again would not help."""
-    import torch
+def _sentence(spec: object, error: BaseException) -> str:
+    """What became of a specification that could not be made."""
+    from dask.distributed import KilledWorker
 
-    import s2llib.compute  # noqa: F401  fills the registry
-    from s2llib.artifact import made
-    from s2llib.lab import Lab
-
-    with _one_cell:
-        os.environ.pop(FRESH, None)  # of an earlier run that this worker served
-        os.environ |= {FRESH: fresh} if fresh else {}
-        os.environ[PROGRESS_FILE] = os.devnull  # the line of progress is that of whoever hands out the cells
-        torch.set_num_threads(1)
-        try:
-            made(Lab(Params.model_validate(params), root), spec)
-        except (ParamsError, DiskFull) as error:
-            return str(error)
-    return ""
+    if isinstance(error, KilledWorker):
+        why = (
+            "its worker died each time, most likely for want of memory; start workers with --memory-limit 0, or lower attacks.batch,"
+            " sp.batch or hardware.workers"
+        )
+    else:
+        why = f"it failed {RETRIES + 1} times: {first_line(error)}"
+    return f"{REGISTRY[type(spec)].name} of {about(spec)}: {why}. Run the same command again to go on from here."

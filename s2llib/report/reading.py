@@ -10,10 +10,11 @@ from PIL import Image
 from s2llib.data.domain import Domain, Photos
 from s2llib.data.reading import cut_prompts, reading
 from s2llib.data.worlds import domain_names
+from s2llib.lab import Lab
 from s2llib.models.base import base_tokenizer, content
+from s2llib.models.lora import lora_files
 from s2llib.models.pipeline import PARTS, base_folder
-from s2llib.params import Params
-from s2llib.study import Study
+from s2llib.params import Params, resolved
 
 __all__ = ["MOST", "model_parts", "stored_precision", "what_was_read"]
 
@@ -22,13 +23,13 @@ DIGITS = 12  # of a digest
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8", "F8_E5M2": "float8"}
 
 
-def what_was_read(study: Study, most: int | None = MOST) -> str:
+def what_was_read(lab: Lab, most: int | None = MOST) -> str:
     """Model, images, captions and prompts of a study, and whatever of them is not used. most: entries of a list; None: all."""
-    p = study.params
-    parts = [_model(p), _images(study, most)]
+    p = lab.params
+    parts = [_model(p), _images(lab, most)]
     if p.world.kind == "folder":
         found = reading(p.world)
-        parts += [_left_out(found.left_out, most), _captions(p, found.captions), _cut(study, most)]
+        parts += [_left_out(found.left_out, most), _captions(p, found.captions), _cut(lab, most)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -57,7 +58,11 @@ def _model(p: Params) -> str:
 
 def _fused(p: Params) -> str:
     """The LoRA that lies on top of the model, its scale and its digest; empty without one."""
-    return ""  # filled in when base.lora is merged
+    if not p.base.lora:
+        return ""
+    files = lora_files(resolved(p.base.lora)).values()
+    named = ", ".join(f"{path} (SHA-256 {content(path)[:DIGITS]})" for path in files)
+    return f"; on top of it lies the LoRA {named} at a scale of {p.base.lora_scale:g}"
 
 
 def model_parts(folder: Path) -> list[tuple[str, str, str, str]]:
@@ -81,15 +86,15 @@ def stored_precision(folder: Path) -> str:
 # the images
 
 
-def _images(study: Study, most: int | None) -> str:
-    world = study.params.world
+def _images(lab: Lab, most: int | None) -> str:
+    world = lab.params.world
     if world.kind == "portraits":
         counts = f"{world.members} members, {world.nonmembers} non-members and {world.shifted} of each shifted set"
         return f"**Images**: drawn here, of {len(domain_names(world))} people, {counts} each."
-    rows = [(domain.name, split, len(photos), _sizes(photos)) for domain in study.domains for split, photos in _splits(domain)]
+    rows = [(domain.name, split, len(photos), _sizes(photos)) for domain in lab.domains for split, photos in _splits(domain)]
     table = _table(("subject", "split", "images", "pixels"), rows[:most])
     rest = f"\n\nand {len(rows) - most:,} more lines, of {sum(row[2] for row in rows[most:]):,} images" if most and len(rows) > most else ""
-    return f"**Images**: {sum(row[2] for row in rows):,} of {len(study.domains)} subjects\n\n{table}{rest}"
+    return f"**Images**: {sum(row[2] for row in rows):,} of {len(lab.domains)} subjects\n\n{table}{rest}"
 
 
 def _splits(domain: Domain) -> list[tuple[str, Photos]]:
@@ -128,18 +133,18 @@ def _captions(p: Params, captions: dict[str, dict[str, int]]) -> str:
     return "\n".join([f"**Captions**: {says}", *(["", *lines] if lines else [])])
 
 
-def _cut(study: Study, most: int | None) -> str:
+def _cut(lab: Lab, most: int | None) -> str:
     """Prompts that are longer than what the text encoder reads."""
-    texts, length = list(dict.fromkeys(_prompts(study))), _encoder_length(study.params)
-    if not (cut := cut_prompts(base_tokenizer(study.params), length, texts)):
+    texts, length = list(dict.fromkeys(_prompts(lab))), _encoder_length(lab.params)
+    if not (cut := cut_prompts(base_tokenizer(lab.params), length, texts)):
         return f"**Prompts**: all {len(texts):,} are read whole."
     return f"**Prompts**: {len(cut):,} of {len(texts):,} are cut to the first {length} tokens: {_some([repr(text) for text in cut], most)}."
 
 
-def _prompts(study: Study) -> Iterable[str]:
+def _prompts(lab: Lab) -> Iterable[str]:
     """What the model is asked with about these images."""
-    sp, captions = study.params.sp, study.params.attacks.caption or study.params.extraction.prompts == "captions"
-    for domain in study.domains:
+    sp, captions = lab.params.sp, lab.params.attacks.caption or lab.params.extraction.prompts == "captions"
+    for domain in lab.domains:
         yield from (domain.condition_prompt, domain.instance_prompt)
         yield from (", ".join([t.text.format(name=domain.name), *([sp.suffix] if sp.suffix else [])]) for t in sp.templates)
         for _, photos in _splits(domain) if captions else ():
