@@ -8,7 +8,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from s2llib.command import guarded
+from s2llib.arguments import parser
+from s2llib.command import guarded, prepared
 from s2llib.data.domain import MEMBER, NONMEMBER, Domain, Photos
 from s2llib.data.portraits import STYLES
 from s2llib.data.worlds import domain_names
@@ -17,7 +18,6 @@ from s2llib.lab import Lab
 from s2llib.models.hardware import free_memory
 from s2llib.params import World
 from s2llib.report.reading import what_was_read
-from s2llib.run import parser, prepared
 
 __all__ = ["announce", "check", "main", "planned"]
 
