@@ -136,9 +136,11 @@ def _of_csv(listing: Path) -> Iterator[tuple[str, dict]]:
 
 def find_file(folder: Path, name: str) -> Path | None:
     """The file that a listing names: with Windows' separators, or in another Unicode form than on disk (macOS), too."""
+    if os.path.isfile(at := os.path.join(folder, name)):
+        return Path(at)
     plain = name.replace("\\", "/")
-    ways = (name, plain, unicodedata.normalize("NFC", plain), unicodedata.normalize("NFD", plain))
-    return next((folder / given for given in ways if os.path.isfile(folder / given)), None)
+    ways = (folder / unicodedata.normalize(form, plain) for form in ("NFC", "NFD"))
+    return next((path for path in ways if os.path.isfile(path)), None)
 
 
 def of_row(where: str, row: dict, source: str) -> Caption:

@@ -36,9 +36,9 @@ _REASON = {suffix: reason for reason, suffixes in _REASONS.items() for suffix in
 
 @dataclass(frozen=True)
 class Tree:
-    """The files below a folder, as (path, size, time of change), in order, and what is not looked at, with the reason."""
+    """The files below a folder, as (path, size, time of change), in the order of paths, and what is not looked at, with the reason."""
 
-    files: tuple[tuple[Path, int, int], ...]
+    files: tuple[tuple[str, int, int], ...]
     left_out: tuple[tuple[Path, str], ...]
 
 
@@ -53,31 +53,31 @@ def tree(folder: Path) -> Tree:
     left_out: list = []
     here = folder.resolve()
     _walk(folder, (here, *here.parents), files, left_out)
-    return Tree(tuple(sorted(files)), tuple(sorted(left_out)))
+    return Tree(tuple(files), tuple(left_out))
 
 
 def _walk(folder: Path, above: tuple, files: list, left_out: list) -> None:
     for entry in _entries(folder):
-        path = folder / entry.name
         if reason := _system(entry.name):
-            left_out.append((path, reason))
+            left_out.append((Path(entry.path), reason))
             continue
         try:
             about = entry.stat()
         except OSError:
             if entry.is_symlink():
-                raise ParamsError(f"{shown(path)} is a broken link (to {shown(os.readlink(path))}); mend or remove it.") from None
+                to = shown(os.readlink(entry.path))
+                raise ParamsError(f"{shown(entry.path)} is a broken link (to {to}); mend or remove it.") from None
             continue  # removed in this moment
         if stat.S_ISDIR(about.st_mode):
-            here = path.resolve()
+            here = Path(entry.path).resolve()
             if here in above:
-                left_out.append((path, "a link to a folder that holds it"))
+                left_out.append((Path(entry.path), "a link to a folder that holds it"))
             else:
-                _walk(path, (*above, here), files, left_out)
+                _walk(Path(entry.path), (*above, here), files, left_out)
         elif stat.S_ISREG(about.st_mode):
-            files.append((path, about.st_size, about.st_mtime_ns))
+            files.append((entry.path, about.st_size, about.st_mtime_ns))
         else:
-            left_out.append((path, "no file but a device or a pipe"))
+            left_out.append((Path(entry.path), "no file but a device or a pipe"))
 
 
 def _entries(folder: Path) -> list[os.DirEntry]:
@@ -98,11 +98,12 @@ def _system(name: str) -> str:
 
 
 @lru_cache(maxsize=1 << 17)
-def why_not(path: Path, _size: int, _changed: int) -> str:
+def why_not(name: str, _size: int, _changed: int) -> str:
     """Why a file is no photograph; empty if it is one. Raises ParamsError if it is meant to be one but cannot be read.
 
     Known from the file's first bytes, once as long as size and time of change stay.
     """
+    path = Path(name)
     suffix = path.suffix.lower()
     if suffix in _REASON:
         return _REASON[suffix]
@@ -154,4 +155,4 @@ def photographs(found: Tree) -> Iterator[tuple[Path, str]]:
 
     Raises ParamsError for one that is meant to be a photograph but cannot be read.
     """
-    return ((path, why_not(path, *about)) for path, *about in found.files)
+    return ((Path(name), why_not(name, *about)) for name, *about in found.files)

@@ -85,6 +85,7 @@ def _check_is_folder(folder: Path, key: str, holds: str) -> None:
         raise ParamsError(f"Image folder {shown(folder)} does not exist; set {key} to a folder {holds}.")
 
 
+@lru_cache(maxsize=1 << 12)
 def _plain(name: str) -> str:
     """A subject's name in one Unicode form (macOS writes another), without spaces around it."""
     return " ".join(unicodedata.normalize("NFC", name).split())
@@ -102,7 +103,8 @@ def in_folder(folder: Path, key: str = "world.folder") -> list[Found]:
     found, names, texts = [], {}, TextsBeside()
     for where, row in read_rows(listing):
         one = _of_line(folder, where, row, listing.name)
-        caption = merged([one.caption, *map(read_beside, texts[one.path])], one.path)
+        # what the listing says is what is meant; a file beside the image fills in where it says nothing
+        caption = merged(map(read_beside, texts[one.path]), one.path) if one.caption == NONE else one.caption
         found.append(replace(one, domain=names.setdefault(one.domain.casefold(), one.domain), caption=caption))
     if not found:
         raise ParamsError(f"{shown(listing)} lists no image; write one line per image with file_name, text, domain, split.")
@@ -121,6 +123,7 @@ def _of_line(folder: Path, where: str, row: dict, source: str) -> Found:
     return Found(path, _plain(row["domain"]), _split(row["split"]), of_row(where, row, source), copies, where)
 
 
+@lru_cache(maxsize=64)
 def _split(name: str) -> str:
     """`Members` and `non-member` are those that are meant; any other name is that of a shifted set."""
     plain = re.sub("[^a-z]", "", name.casefold()).removesuffix("s")
@@ -129,16 +132,19 @@ def _split(name: str) -> str:
 
 def unlisted(folder: Path, found: Iterable[Found]) -> list[tuple[Path, str]]:
     """What lies in a folder with a listing and is not used, with the reason."""
-    used, texts = {one.path for one in found}, TextsBeside()
-    used |= {find_listing(folder), *(text for path in used for text in texts[path])}
-    below = tree(folder)
-    rest = (about for about in below.files if about[0] not in used)
-    return sorted([*below.left_out, *((about[0], _why_unlisted(*about)) for about in rest)])
+    below, texts, listing = tree(folder), TextsBeside(), find_listing(folder)
+    reasons = {str(listing): ""}
+    for one in found:
+        reasons[str(one.path)] = ""
+        why = f"a caption whose image has another in {listing.name}" if one.caption.source.startswith(listing.name) else ""
+        reasons |= dict.fromkeys(map(str, texts[one.path]), why)
+    rest = ((Path(name), reasons[name] if name in reasons else _why_unlisted(name, *about)) for name, *about in below.files)
+    return sorted([*below.left_out, *((path, reason) for path, reason in rest if reason)])
 
 
-def _why_unlisted(path: Path, *about: int) -> str:
+def _why_unlisted(name: str, *about: int) -> str:
     try:
-        reason = why_not(path, *about)
+        reason = why_not(name, *about)
     except ParamsError:
         reason = ""
     return reason or "an image that no line of the listing names"

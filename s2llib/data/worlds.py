@@ -125,30 +125,25 @@ def reading(world: World, private: str | None = None) -> Reading:
     """
     left_out, captions = [], {}
     if world.kind == "folder":
-        found, left_out = _found(world)
-        left_out = [*left_out, *(unlisted(resolved(world.folder), found) if world.folder else []), *_unattacked(world, found)]
-        captions = caption_sources(_attacked(world, found))
+        (found, left_out), names = _found(world), domain_names(world)
+        left_out = [*left_out, *(unlisted(resolved(world.folder), found) if world.folder else []), *_unattacked(found, names)]
+        captions = caption_sources(one for one in found if one.domain in names)
     if private:
         found = in_folder(resolved(private), "blackbox.folder")
         left_out, captions = [*left_out, *unlisted(resolved(private), found)], captions | caption_sources(found)
     return Reading(tuple(left_out), captions)
 
 
-def _attacked(world: World, found: list[Found]) -> list[Found]:
-    names = set(domain_names(world))
-    return [one for one in found if one.domain in names]
-
-
-def _unattacked(world: World, found: list[Found]) -> list[tuple[Path, str]]:
+def _unattacked(found: list[Found], names: list[str]) -> list[tuple[Path, str]]:
     """People whom world.domains leaves out."""
-    names = set(domain_names(world))
     others = {one.domain: one.path.parent for one in reversed(found) if one.domain not in names and one.split != PUBLIC}
     return [(folder, f"images of '{name}', whom world.domains leaves out") for name, folder in sorted(others.items())]
 
 
 def check_used_captions(world: World, key: str) -> None:
     """Raises ParamsError unless the captions of the attacked domains of a world of kind folder can be used; key: of what uses them."""
-    check_own_captions(_attacked(world, _found(world)[0]), key)
+    names = domain_names(world)
+    check_own_captions([one for one in _found(world)[0] if one.domain in names], key)
 
 
 def without_caption(world: World) -> dict[Path, str]:

@@ -14,6 +14,7 @@ from s2llib.data.worlds import known_names, without_caption
 from s2llib.params import ParamsError, resolved
 from s2llib.progress import track
 from s2llib.stages.private_models import Evidence, PrivateModels, Tuned
+from s2llib.stages.prompts import private_prompts
 
 __all__ = ["SCENARIOS", "BlackBoxStage"]
 
@@ -54,7 +55,7 @@ class BlackBoxStage(PrivateModels):
             check_captions(resolved(folder), "blackbox.folder" if p.folder else "world.folder")
         if folder or world.kind != "portraits":  # portraits are drawn as many as are asked for
             captions, tokenizer = Photos.join(self.private_sets).captions, base_tokenizer(self.params)
-            check_prompts(tokenizer, tokenizer.model_max_length, {"blackbox": captions})
+            check_prompts(tokenizer, tokenizer.model_max_length, private_prompts(captions, p.wordings))
         if world.folders and not p.folder:
             bare = without_caption(world)
             lacking = [path for some in self.private_sets for path in some.paths if path in bare]
