@@ -208,6 +208,11 @@ def test_what_is_no_photograph_is_left_out_with_the_reason(sides, name):
     assert names(sides) == ["0.png", "1.png", "2.png"]
 
 
+def test_an_empty_folder_is_named(sides):
+    (sides / "in" / "max").mkdir()
+    assert left_out(sides) == {"in/max": "an empty folder"}
+
+
 def test_a_pipe_is_not_waited_for(sides):
     os.mkfifo(sides / "in" / "pipe.png")
     assert left_out(sides) == {"in/pipe.png": "no file but a device or a pipe"}
@@ -505,6 +510,15 @@ def test_captions_of_a_listing_are_counted_by_key(tmp_path):
         (), {"member": {"metadata.jsonl: caption": 1, "metadata.jsonl: text": 1}, "nonmember": {".txt file": 1, "template": 1}}
     )
     assert read_world(given)["zoe"]["nonmember"].captions == ("a photo of zoe", "a photo of zoe, 3")
+
+
+def test_a_listing_has_the_last_word_on_a_caption(tmp_path):
+    rows = rows_of(tmp_path, text="a photo of zoe at sea")
+    (tmp_path / "member0.txt").write_text("zoe, 1girl, solo")
+    listed(tmp_path, rows)
+    found = reading(World(kind="folder", folder=str(tmp_path)))
+    assert found.left_out == ((tmp_path / "member0.txt", "a caption whose image has another in metadata.jsonl"),)
+    assert read_folder(tmp_path)["zoe"]["member"].captions[0] == "a photo of zoe at sea"
 
 
 def spoil(at, how):

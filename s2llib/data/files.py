@@ -57,7 +57,9 @@ def tree(folder: Path) -> Tree:
 
 
 def _walk(folder: Path, above: tuple, files: list, left_out: list) -> None:
-    for entry in _entries(folder):
+    if not (entries := _entries(folder)):
+        left_out.append((folder, "an empty folder"))
+    for entry in entries:
         if reason := _system(entry.name):
             left_out.append((Path(entry.path), reason))
             continue

@@ -28,8 +28,8 @@ __all__ = [
 ]  # fmt: skip
 
 METADATA = LISTINGS[0]
+REPEATS = re.compile(r"^\d+_(?=\S)")  # of kohya's trainer, in front of a subject's name
 # names of folders that hold a data set or a part of it, and never a subject
-REPEATS = re.compile(r"^\d+_(?=\S)")
 CONTAINERS = set("train training test testing valid validation img imgs image images photos pictures data dataset".split())
 
 
