@@ -13,7 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 from s2llib.data.domain import Domain, Photos
-from s2llib.data.worlds import domain_names, known_names, load_domains
+from s2llib.data.reading import check_prompts
+from s2llib.data.worlds import check_used_captions, domain_names, known_names, load_domains
 from s2llib.finetune.methods import METHODS, PRETRAINED
 from s2llib.params import Params, ParamsError, Recipe, below_repository, load_params, resolved
 from s2llib.progress import track
@@ -24,6 +25,7 @@ from s2llib.stages.extraction import ExtractionStage
 from s2llib.stages.membership import MembershipStage
 from s2llib.stages.mixsyn import MixSynStage
 from s2llib.stages.priors import PriorStage
+from s2llib.stages.prompts import asked_prompts, caption_key
 from s2llib.stages.zero_prior import ZeroPriorStage
 from s2llib.store import Store, check_writable, folder_digest, number
 
@@ -77,6 +79,8 @@ class Study(MembershipStage, ExtractionStage, PriorStage, ZeroPriorStage, BlackB
         self._check_trained()
         check_hardware(p.hardware, pick_device(p.device))
         domain_names(p.world)
+        if p.world.kind == "folder" and (key := caption_key(p)):
+            check_used_captions(p.world, key)
         self._check_prompts()
         self.check_extraction()
         self.check_priors()
@@ -145,6 +149,7 @@ class Study(MembershipStage, ExtractionStage, PriorStage, ZeroPriorStage, BlackB
             )
         extras = {f"finetune.{name}.extra": [self.recipe(name).extra] for name in sorted(used)} | {"ablations.extra": p.ablations.extra}
         tokenizer = base_tokenizer(p)
+        check_prompts(tokenizer, tokenizer.model_max_length, asked_prompts(p))
         for key, values in extras.items():
             for extra in {min(values), max(values)}:
                 for name in domain_names(p.world):

@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from s2llib.data.worlds import known_names
+from s2llib.data.domain import Photos
+from s2llib.data.worlds import known_names, without_caption
 from s2llib.params import ParamsError, resolved
 from s2llib.progress import track
 from s2llib.stages.private_models import Evidence, PrivateModels, Tuned
+from s2llib.stages.prompts import private_prompts
 
 __all__ = ["SCENARIOS", "BlackBoxStage"]
 
@@ -41,7 +43,9 @@ class BlackBoxStage(PrivateModels):
     def check_blackbox(self) -> None:
         """Raises ParamsError where photographs, an encoder or a captioner are missing."""
         from s2llib.data.folders import check_captions
+        from s2llib.data.reading import check_prompts
         from s2llib.defenses.dp import check_epsilons
+        from s2llib.models.base import base_tokenizer
         from s2llib.models.captioner import check_blip
         from s2llib.models.encoders import check_encoder
         from s2llib.models.pipeline import base_folder
@@ -49,14 +53,19 @@ class BlackBoxStage(PrivateModels):
         p, world = self.params.blackbox, self.params.world
         check_epsilons(p.private.epsilons, p.private, p.members, "blackbox.private")
         if folder := p.folder or (world.folder if world.kind == "folder" else None):
-            check_captions(resolved(folder))
+            check_captions(resolved(folder), "blackbox.folder" if p.folder else "world.folder")
         if folder or world.kind != "portraits":  # portraits are drawn as many as are asked for
-            self.private_sets  # noqa: B018  raises
+            captions, tokenizer = Photos.join(self.private_sets).captions, base_tokenizer(self.params)
+            check_prompts(tokenizer, tokenizer.model_max_length, private_prompts(captions, p.wordings))
         if world.folders and not p.folder:
-            bare = {f"a photo of {name}" for name in known_names(world)}
-            if lacking := sum(text in bare for some in self.private_sets for text in some.captions):
+            bare = without_caption(world)
+            lacking = [path for some in self.private_sets for path in some.paths if path in bare]
+            if problem := next((bare[path] for path in lacking if bare[path]), ""):
+                raise ParamsError(f"blackbox: {problem}")
+            if lacking:
                 raise ParamsError(
-                    f"blackbox: {lacking} photographs have no caption of their own, which Attack-I and III need; put a .txt beside each."
+                    f"blackbox: {len(lacking)} photographs have no caption of their own, which Attack-I and III need; put a .txt beside"
+                    " each."
                 )
         for name, folder in p.encoder_folders.items():
             check_encoder(name, folder)
