@@ -47,6 +47,12 @@ def audit(pipeline_folder, tmp_path):
     return {"base.path": str(pipeline_folder), "world.folders": folders}
 
 
+def captioned(tmp_path):
+    """A caption beside every image of the audit."""
+    for side, width in (("suspected", 64), ("others", 70)):
+        photographs(tmp_path / side / "zoe", 8, "zoe on a mountain", width)
+
+
 def study_of(overrides, tmp_path):
     return Study.from_profile("audit", overrides, root=tmp_path / "artifacts")
 
@@ -115,14 +121,14 @@ def test_twenty_files_left_out_are_named_on_a_screen_and_all_in_a_report(audit, 
 
 
 def test_prompts_that_are_cut_are_counted_and_captions_are_among_them_where_they_are_asked(audit, tmp_path, monkeypatch):
-    photographs(tmp_path / "suspected" / "zoe", 8, "zoe on a mountain")
+    captioned(tmp_path)
     asked = {}
     monkeypatch.setattr(page, "cut_prompts", lambda tokenizer, length, texts: asked.update({length: texts}) or texts[:1])
     for caption in (False, True):
         said = what_was_read(study_of(audit | {"attacks.caption": caption}, tmp_path))
         assert list(asked) == [24], "tokens of the text encoder"
         assert ("zoe on a mountain" in asked[24]) == caption
-        assert f"**Prompts**: 1 of {len(asked[24])} are cut to the first 24 tokens: 'a photo of zoe'." in said
+        assert f"**Prompts**: 1 of {len(asked[24])} are cut to the first 24 tokens: 'photo of zoe'." in said
 
 
 def test_the_precision_of_stored_weights_and_the_prediction_are_those_of_the_files(audit, pipeline_folder, tmp_path):
@@ -153,7 +159,7 @@ LEARNING = {"finetune.methods": ["textual_inversion"]}
 
 @pytest.mark.parametrize("more", [LEARNING, {"audit.method": "textual_inversion_lora"}, {"attacks.sweep.methods": ["textual_inversion"]}])
 def test_captions_that_lack_the_prompt_whose_place_a_token_takes_are_refused_at_once(audit, tmp_path, more):
-    photographs(tmp_path / "suspected" / "zoe", 8, "zoe on a mountain")
+    captioned(tmp_path)
     found = refusal(audit | more | {"attacks.caption": True}, tmp_path)
     assert found.startswith("attacks.caption: Textual Inversion")
     assert "in place of 'photo of zoe', which the caption 'zoe on a mountain' of" in found
@@ -162,14 +168,14 @@ def test_captions_that_lack_the_prompt_whose_place_a_token_takes_are_refused_at_
 
 
 def test_extraction_by_captions_asks_the_same_of_them(audit, tmp_path):
-    photographs(tmp_path / "others" / "zoe", 8, "zoe on a mountain", width=70)
+    captioned(tmp_path)
     assert refusal(audit | LEARNING | {"extraction.prompts": "captions", "extraction.draws": 3}, tmp_path).startswith(
         "extraction.prompts: Textual Inversion learns"
     )
 
 
 def test_the_notebooks_of_ablations_and_of_the_defence_are_refused_for_such_captions(audit, tmp_path):
-    photographs(tmp_path / "suspected" / "zoe", 8, "zoe on a mountain")
+    captioned(tmp_path)
     study = study_of(audit | {"attacks.caption": True, "mixsyn.methods": ["textual_inversion"]}, tmp_path)
     assert study.no_ablations().startswith("attacks.caption: Textual Inversion learns a token in place of 'photo of zoe'")
     assert study.no_defense() == study.no_ablations()
