@@ -56,7 +56,7 @@ def check_weights(pipeline) -> None:
 
 
 def eight_bit(drawn: np.ndarray, pipeline, precision: str = "float32") -> np.ndarray:
-    """Generated images [n, h, w, 3] in [0, 1] as uint8; raises ParamsError if a pixel is no number, or if every image is one flat colour."""
+    """Generated images [n, h, w, 3] in [0, 1] as uint8; raises ParamsError if a pixel is no number, or if every image is flat."""
     finite(torch.from_numpy(drawn), "The pixels of generated images", pipeline, precision)
     images = (drawn * 255).round().astype(np.uint8)
     if (images == images[:, :1, :1]).all():

@@ -8,7 +8,7 @@ import numpy as np
 from s2llib.models.tokens import encoder_config
 from s2llib.params import ParamsError
 
-__all__ = ["check_classes", "check_fit", "check_schedule"]
+__all__ = ["check_classes", "check_fit", "check_schedule", "check_timesteps"]
 
 CLASSES = {
     "unet": ("UNet2DConditionModel",),
@@ -29,7 +29,7 @@ def check_classes(folder: Path, index: dict, key: str) -> None:
     """Raises ParamsError unless model_index.json names the classes of a Stable Diffusion for its parts."""
     for part, known in CLASSES.items():
         if (name := index[part][-1]) not in known:
-            raise ParamsError(f"{key}: the {part} of {folder} is a {name}; a {known[0]} is needed, as Stable Diffusion 1 and 2 have it.")
+            raise ParamsError(f"{key}: the {part} of {folder} is of class {name}; {known[0]} is needed, as in Stable Diffusion 1 and 2.")
 
 
 def check_fit(folder: Path, key: str) -> None:
@@ -84,7 +84,7 @@ def check_schedule(folder: Path, index: dict, key: str) -> None:
     except Exception as error:  # what a config can be wrong in is without end
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise ParamsError(
-            f"{key}: the scheduler of {folder}, a {name}, has no cumulative alphas ({reason}), which the attacks need; save the pipeline with"
+            f"{key}: the scheduler of {folder}, a {name}, has no cumulative alphas ({reason}), which attacks need; save the pipeline with"
             " the scheduler that it was trained with, such as DDIMScheduler."
         ) from None
     if not (np.isfinite(a).all() and (np.diff(a) < 0).all() and 0.5 < a[0] <= 1 and 0 <= a[-1] < 0.5):
@@ -92,3 +92,10 @@ def check_schedule(folder: Path, index: dict, key: str) -> None:
             f"{key}: the betas of {path} make no noise schedule: its cumulative alphas go from {a[0]:.3g} to {a[-1]:.3g} and must fall from"
             " nearly 1 to nearly 0; copy the scheduler that the model was trained with."
         )
+
+
+def check_timesteps(folder: Path, asked_by: str, last: int, key: str) -> None:
+    """Raises ParamsError if the latest timestep that is asked, by the parameter `asked_by`, lies beyond the schedule of a folder."""
+    config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+    if last >= (steps := len(config.get("trained_betas") or ()) or config.get("num_train_timesteps", 1000)):
+        raise ParamsError(f"{asked_by} reaches timestep {last}, but {folder} ({key}) was trained on {steps}, 0 to {steps - 1}; lower it.")

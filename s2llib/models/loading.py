@@ -17,7 +17,8 @@ __all__ = ["check_part", "load_part", "part_config"]
 TYPES = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I64", "I32", "BOOL"}
 # tensors that a file may hold or lack because nothing that is asked of the part depends on them
 EXTRA = {
-    "text encoder": r"(text_projection|logit_scale|vision_model|visual_projection)\b",  # of a whole CLIP pair; its text tower is asked alone
+    # of a whole CLIP pair, whose text tower is asked alone
+    "text encoder": r"(text_projection|logit_scale|vision_model|visual_projection)\b",
     # heads, and a text tower: the last hidden states are asked
     "encoder": r"(classifier|cls_classifier|distillation_classifier|lm_head|text_model|text_projection|visual_projection|logit_scale)\b",
 }

@@ -38,7 +38,9 @@ def pick_device(wanted: str) -> "torch.device":
 
 
 def check_folder(folder: Path) -> None:
-    """Raises ParamsError unless the folder is a Stable Diffusion pipeline with safetensors weights."""
+    """Raises ParamsError unless the folder is a Stable Diffusion pipeline with safetensors weights, whole and of one model."""
+    from transformers import CLIPModel
+
     index = folder / "model_index.json"
     if folder.is_file():
         raise ParamsError(f"base.path: {folder} is one file; a diffusers folder is needed. {_one_file(folder)}")
@@ -65,6 +67,8 @@ def check_folder(folder: Path) -> None:
     quiet()
     for part, kind in _kinds().items():
         check_part(kind, folder / part, "base.path", part.replace("_", " "))
+    if (folder / "clip").is_dir():
+        check_part(CLIPModel, folder / "clip", "base.path")
     check_fit(folder, "base.path")
     load_tokenizer(folder / "tokenizer", encoder_config(folder), "base.path")
 
@@ -133,7 +137,7 @@ def quiet() -> None:
 
 
 def load_pipeline(folder: Path):
-    """The pipeline of a folder, in float32, evaluation mode, no gradients, no network; raises ParamsError unless all of it is the file's."""
+    """The pipeline of a folder, in float32, evaluation mode, no gradients, no network; raises ParamsError as `load_part`."""
     from diffusers import StableDiffusionPipeline
 
     quiet()

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from s2llib.data.domain import Photos
 from s2llib.loop import generator
 from s2llib.models.denoiser import Denoiser
 from s2llib.models.finite import check_weights, finite
@@ -15,16 +16,16 @@ SANITY_VERSION = 1  # raised when more is refused
 LEVELS = (0.08, 0.04, 0.02)  # cumulative alphas at which noise and v are far apart, and the image can still be seen
 
 
-def check_outputs(pipeline, pixels: Tensor, prompt: str, precision: str, where: str) -> None:
+def check_outputs(pipeline, photos: Photos, prompt: str, precision: str, where: str) -> None:
     """Raises ParamsError if a model's weights or outputs are no numbers, or if it predicts other than its scheduler says.
 
-    pixels: [n, 3, h, w] in [0, 1], a few images, of which one is encoded, denoised and decoded in `precision` too, as generation does;
+    photos: a few, of which one is encoded, denoised and decoded in `precision` too, as generation does;
     where: how a sentence begins that names the model. Costs 3 UNet evaluations per image, and one more.
     """
     denoiser = Denoiser(pipeline, batch=1)
     try:
         check_weights(pipeline)
-        z0, c = denoiser.encode(pixels), denoiser.prompts([prompt])
+        z0, c = denoiser.encode_photos(photos), denoiser.prompts([prompt])
         noise, v = explained(denoiser, z0, c)
         if denoiser.conditional:
             _check_generation(denoiser, z0[:1], c, precision)
