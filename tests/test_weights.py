@@ -309,8 +309,14 @@ def exchanged(model, part, kind, **changes):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda m: exchanged(m, "unet", UNet2DConditionModel, in_channels=9), "takes 9 channels, which is an inpainting model's, and its VAE's latents have 4"),
-        (lambda m: exchanged(m, "unet", UNet2DConditionModel, in_channels=8), r"takes 8 channels, which is that of an image editor such as InstructPix2Pix"),
+        (
+            lambda m: exchanged(m, "unet", UNet2DConditionModel, in_channels=9),
+            "takes 9 channels, which is an inpainting model's, and its VAE's latents have 4",
+        ),
+        (
+            lambda m: exchanged(m, "unet", UNet2DConditionModel, in_channels=8),
+            r"takes 8 channels, which is that of an image editor such as InstructPix2Pix",
+        ),
         (lambda m: exchanged(m, "unet", UNet2DConditionModel, out_channels=8), "takes 4 channels and returns 8, a learned variance"),
         (lambda m: exchanged(m, "vae", AutoencoderKL, latent_channels=16), "takes 4 channels, and its VAE's latents have 16"),
         (
@@ -318,12 +324,18 @@ def exchanged(model, part, kind, **changes):
             r"attends to prompts of width 48 \(cross_attention_dim\), its text encoder makes them 32 wide \(hidden_size\)",
         ),
         (lambda m: config(m, "unet", sample_size=None), "states no sample_size, the edge of its latents; write it there"),
-        (lambda m: written(m / "model_index.json", vae=["diffusers", "AutoencoderTiny"]), "vae of .* is of class AutoencoderTiny; AutoencoderKL is needed"),
-        (lambda m: written(m / "model_index.json", text_encoder=["transformers", "BertModel"]), "is of class BertModel; CLIPTextModel is needed"),
+        (
+            lambda m: written(m / "model_index.json", vae=["diffusers", "AutoencoderTiny"]),
+            "vae of .* is of class AutoencoderTiny; AutoencoderKL is needed",
+        ),
+        (
+            lambda m: written(m / "model_index.json", text_encoder=["transformers", "BertModel"]),
+            "is of class BertModel; CLIPTextModel is needed",
+        ),
         (lambda m: (m / "vae" / "config.json").write_text("{"), "config.json is missing or no JSON"),
         (lambda m: config(m, "unet", down_block_types=["NewBlock2D"] * 3), "cannot be loaded as UNet2DConditionModel .*NewBlock2D"),
     ],
-)  # fmt: skip
+)
 def test_parts_that_do_not_belong_together_are_refused(model, change, says):
     change(model)
     assert re.search(says, refusal(check_folder, model))
@@ -418,16 +430,22 @@ def test_a_tokenizer_in_two_files_is_read_alike(model, pipeline):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda m: words(m, model_max_length=77), r"states a model_max_length of 77, but its text encoder reads 3 to 24 tokens .*; write 24 in tokenizer_config.json"),
+        (
+            lambda m: words(m, model_max_length=77),
+            r"states a model_max_length of 77, but its text encoder reads 3 to 24 tokens .*; write 24 in tokenizer_config.json",
+        ),
         (lambda m: words(m, model_max_length=0), "states a model_max_length of 0"),
         (lambda m: words(m, model_max_length="many"), "cannot be read"),
-        (lambda m: (m / "tokenizer" / "tokenizer_config.json").write_text("{"), r"cannot be read \(tokenizer_config.json is no JSON\); copy the model's tokenizer again"),
+        (
+            lambda m: (m / "tokenizer" / "tokenizer_config.json").write_text("{"),
+            r"cannot be read \(tokenizer_config.json is no JSON\); copy the model's tokenizer again",
+        ),
         (lambda m: (m / "tokenizer" / "tokenizer.json").write_text('{"version'), r"cannot be read \(tokenizer.json is no JSON\)"),
         (lambda m: (m / "tokenizer" / "tokenizer.json").write_text("{}"), "cannot be read"),
         (lambda m: (in_two_files(m) / "merges.txt").unlink(), r"cannot be read \(it has vocab.json but no merges.txt\)"),
         (lambda m: _no_pad(m), "has no pad_token; write"),
     ],
-)  # fmt: skip
+)
 def test_a_tokenizer_that_cannot_be_used_is_refused_with_the_mend(model, change, says):
     change(model)
     found = refusal(check_folder, model)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -39,7 +40,13 @@ def load_part(kind: type, folder: Path | str, key: str, role: str = ""):
 
 
 def check_part(kind: type, folder: Path, key: str, role: str = "") -> None:
-    """Raises ParamsError where `load_part` would; reads the file's header alone."""
+    """Raises ParamsError where `load_part` would; reads the headers of the files alone, once as long as names, sizes and times stay."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    _check_once(kind, folder, key, role, tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+
+
+@lru_cache(maxsize=256)
+def _check_once(kind: type, folder: Path, key: str, role: str, _files: tuple) -> None:
     _load(kind, folder, key, role, device_map="meta")
 
 
