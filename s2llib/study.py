@@ -103,15 +103,19 @@ class Study(MembershipStage, ExtractionStage, PriorStage, ZeroPriorStage, BlackB
         if p.zero_prior.path and not p.retrain_base:
             folder = resolved(p.zero_prior.path)
             load = lambda: load_unconditional(folder).to(self._device)  # noqa: E731
+            for asked in (("zero_prior.t", p.zero_prior.t), ("zero_prior.secmi.t + k", p.zero_prior.secmi.t + p.zero_prior.secmi.k)):
+                check_timesteps(folder, *asked, "zero_prior.path")
             self._check_sound(content(folder), f"zero_prior.path: {folder}", load)
 
     def _check_sound(self, key: str, where: str, load: Callable) -> None:
+        from s2llib.models.hardware import free_memory
         from s2llib.models.sanity import SANITY_VERSION, check_outputs
 
         def make(new: Path) -> None:
             world = self.params.world.model_copy(update={"domains": domain_names(self.params.world)[:1]})
             (domain,) = load_domains(world, self.store)
             check_outputs(load(), domain.splits[MEMBER][:2], domain.condition_prompt, self.params.hardware.precision, where)
+            free_memory()  # of a model that may fill it, in a process that may ask no more of it
 
         self.store.get("sound_model", SANITY_VERSION, {"model": key, "device": self._machine("precision")}, make)
 

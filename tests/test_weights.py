@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -339,6 +339,13 @@ def exchanged(model, part, kind, **changes):
 def test_parts_that_do_not_belong_together_are_refused(model, change, says):
     change(model)
     assert re.search(says, refusal(check_folder, model))
+
+
+@pytest.mark.parametrize("change", [{"in_channels": 1, "out_channels": 1}, {"out_channels": 6}, {"sample_size": None}])
+def test_an_unconditional_model_of_other_images_is_refused(tmp_path, change):
+    ddpm(tmp_path)
+    exchanged(tmp_path, "unet", UNet2DModel, **change)
+    assert "one that takes and returns the 3 of colour images, and states their edge in pixels" in refusal(check_unconditional, tmp_path)
 
 
 def test_a_vae_of_an_old_config_has_stable_diffusions_scale(model):

@@ -8,7 +8,7 @@ import numpy as np
 from s2llib.models.tokens import encoder_config
 from s2llib.params import ParamsError
 
-__all__ = ["check_classes", "check_fit", "check_schedule", "check_timesteps"]
+__all__ = ["check_classes", "check_fit", "check_pixels", "check_schedule", "check_timesteps"]
 
 CLASSES = {
     "unet": ("UNet2DConditionModel",),
@@ -58,6 +58,17 @@ def check_fit(folder: Path, key: str) -> None:
         raise ParamsError(
             f"{key}: {folder / 'unet' / 'config.json'} states no sample_size, the edge of its latents; write it there (64 for images of 512"
             " pixels)."
+        )
+
+
+def check_pixels(folder: Path, key: str) -> None:
+    """Raises ParamsError unless an unconditional UNet takes colour images of a stated size and predicts as many channels."""
+    unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+    channels = [unet.get(name, 3) for name in ("in_channels", "out_channels")]
+    if channels != [3, 3] or not isinstance(unet.get("sample_size"), int):
+        raise ParamsError(
+            f"{key}: the UNet of {folder} takes {channels[0]} channels, returns {channels[1]} and has a sample_size of"
+            f" {unet.get('sample_size')}; one that takes and returns the 3 of colour images, and states their edge in pixels, is needed."
         )
 
 

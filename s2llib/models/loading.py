@@ -53,6 +53,7 @@ def _check_once(kind: type, folder: Path, key: str, role: str, _files: tuple) ->
 def _load(kind: type, folder: Path | str, key: str, role: str, **how):
     local = Path(folder).is_dir()
     stored = _stored(Path(folder), key) if local else {}
+    _quiet()
     try:
         model, found = kind.from_pretrained(
             folder, dtype=torch.float32, local_files_only=local, use_safetensors=True, ignore_mismatched_sizes=True,
@@ -65,6 +66,16 @@ def _load(kind: type, folder: Path | str, key: str, role: str, **how):
         raise ParamsError(f"{key}: {folder} cannot be loaded as {kind.__name__} ({reason}); copy the model's folder again.") from None
     _check_found(found, stored, f"{key}: {folder}", role)
     return model
+
+
+def _quiet() -> None:
+    """No bars and notes from the libraries, since a study loads hundreds of models: what their reports say is read here."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
 
 
 def _check_found(found: dict, stored: dict[str, Path], where: str, role: str) -> None:

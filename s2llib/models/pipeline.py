@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s2llib.models.fit import check_classes, check_fit, check_schedule
+from s2llib.models.fit import check_classes, check_fit, check_pixels, check_schedule
 from s2llib.models.loading import check_part, load_part
 from s2llib.models.tokens import encoder_config, load_tokenizer
 from s2llib.params import Params, ParamsError, resolved
@@ -13,7 +13,7 @@ from s2llib.params import Params, ParamsError, resolved
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["base_folder", "check_folder", "check_unconditional", "load_pipeline", "pick_device", "quiet"]
+__all__ = ["base_folder", "check_folder", "check_unconditional", "load_pipeline", "pick_device"]
 
 CONVERT = (
     'Where you trust them, convert them once: python -c "from diffusers import StableDiffusionPipeline as P;'
@@ -64,7 +64,6 @@ def check_folder(folder: Path) -> None:
     if not any((folder / "tokenizer" / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         raise ParamsError(f"base.path: {folder / 'tokenizer'} has no tokenizer.json and no vocab.json; copy the model's folder again.")
     check_schedule(folder, parts, "base.path")
-    quiet()
     for part, kind in _kinds().items():
         check_part(kind, folder / part, "base.path", part.replace("_", " "))
     if (folder / "clip").is_dir():
@@ -122,25 +121,14 @@ def check_unconditional(folder: Path) -> None:
     if index.get("_class_name") != "DDPMPipeline" or not list((folder / "unet").glob("*.safetensors")):
         raise ParamsError(f"zero_prior.path: {folder} is no DDPMPipeline with .safetensors weights; save one there, or set it to null.")
     check_schedule(folder, index, "zero_prior.path")
-    quiet()
     check_part(UNet2DModel, folder / "unet", "zero_prior.path")
-
-
-def quiet() -> None:
-    """No bars and notes from the libraries: a study loads hundreds of models."""
-    import diffusers
-    import transformers
-
-    for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()
+    check_pixels(folder, "zero_prior.path")
 
 
 def load_pipeline(folder: Path):
     """The pipeline of a folder, in float32, evaluation mode, no gradients, no network; raises ParamsError as `load_part`."""
     from diffusers import StableDiffusionPipeline
 
-    quiet()
     parts = {part: load_part(kind, folder / part, "base.path", part.replace("_", " ")) for part, kind in _kinds().items()}
     parts["tokenizer"] = load_tokenizer(folder / "tokenizer", encoder_config(folder), "base.path")
     pipeline = StableDiffusionPipeline.from_pretrained(

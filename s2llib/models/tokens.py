@@ -11,7 +11,7 @@ __all__ = ["encoder_config", "load_tokenizer"]
 def encoder_config(folder: Path) -> dict:
     """What text_encoder/config.json of a pipeline's folder says of the text encoder; of a whole CLIP pair, of its text tower."""
     config = json.loads((folder / "text_encoder" / "config.json").read_text(encoding="utf-8"))
-    return config | config.get("text_config", {})
+    return config | (config.get("text_config") or {})
 
 
 def load_tokenizer(folder: Path | str, config: dict, key: str):

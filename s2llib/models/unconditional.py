@@ -11,7 +11,7 @@ from torch import Tensor
 from s2llib.loop import generator, train
 from s2llib.models.finite import eight_bit
 from s2llib.models.loading import load_part
-from s2llib.models.pipeline import check_unconditional, quiet
+from s2llib.models.pipeline import check_unconditional
 from s2llib.params import ZeroPrior
 
 __all__ = ["load_unconditional", "new_unconditional", "sample_unconditional", "train_unconditional"]
@@ -70,6 +70,5 @@ def sample_unconditional(pipeline: DDPMPipeline, count: int, steps: int, seed: i
 def load_unconditional(folder: Path) -> DDPMPipeline:
     """The pipeline of a folder, in float32, evaluation mode, no gradients, no network."""
     check_unconditional(folder)
-    quiet()
     unet = load_part(UNet2DModel, folder / "unet", "zero_prior.path")
     return DDPMPipeline.from_pretrained(folder, unet=unet, local_files_only=True)
