@@ -6,13 +6,13 @@ scores = study.membership()          # one row per image, attack and model
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
-from s2llib.data.domain import Domain, Photos
+from s2llib.data.domain import MEMBER, Domain, Photos
 from s2llib.data.reading import check_prompts
 from s2llib.data.worlds import check_used_captions, domain_names, known_names, load_domains
 from s2llib.finetune.methods import METHODS, PRETRAINED
@@ -95,6 +95,38 @@ class Study(MembershipStage, ExtractionStage, PriorStage, ZeroPriorStage, BlackB
         self.check_asked([*p.finetune.methods, *p.attacks.sweep.methods, p.audit.method])
         if p.extraction.prompts == "captions":
             self.check_asked(p.finetune.methods, "extraction.prompts")
+        self._check_models()
+
+    def _check_models(self) -> None:
+        """Every model that is not trained here is sound and predicts what it says, asked once per content, and knows all timesteps."""
+        from s2llib.attacks import last_timestep
+        from s2llib.models.base import content
+        from s2llib.models.fit import check_timesteps
+        from s2llib.models.unconditional import load_unconditional
+
+        p = self.params
+        given = [] if p.trains_base else [("base.path", self)]
+        for key, study in given + [(key, self.variant(overrides)) for key, _, overrides in self._others()]:
+            check_timesteps(study.base_folder, *last_timestep(p.attacks), key)
+            self._check_sound(study.base_key, f"{key}: {study.base_folder}", lambda study=study: study._load(study.base_folder))
+        if p.zero_prior.path and not p.retrain_base:
+            folder = resolved(p.zero_prior.path)
+            load = lambda: load_unconditional(folder).to(self._device)  # noqa: E731
+            for asked in (("zero_prior.t", p.zero_prior.t), ("zero_prior.secmi.t + k", p.zero_prior.secmi.t + p.zero_prior.secmi.k)):
+                check_timesteps(folder, *asked, "zero_prior.path")
+            self._check_sound(content(folder), f"zero_prior.path: {folder}", load)
+
+    def _check_sound(self, key: str, where: str, load: Callable) -> None:
+        from s2llib.models.hardware import free_memory
+        from s2llib.models.sanity import SANITY_VERSION, check_outputs
+
+        def make(new: Path) -> None:
+            world = self.params.world.model_copy(update={"domains": domain_names(self.params.world)[:1]})
+            (domain,) = load_domains(world, self.store)
+            check_outputs(load(), domain.splits[MEMBER][:2], domain.condition_prompt, self.params.hardware.precision, where)
+            free_memory()  # of a model that may fill it, in a process that may ask no more of it
+
+        self.store.get("sound_model", SANITY_VERSION, {"model": key, "device": self._machine("precision")}, make)
 
     def _check_zero_prior(self, folder: Path) -> None:
         """The unconditional model of the profile is there and knows this world."""
@@ -113,17 +145,19 @@ class Study(MembershipStage, ExtractionStage, PriorStage, ZeroPriorStage, BlackB
         from s2llib.models.base import check_world
         from s2llib.models.pipeline import base_folder, check_folder
 
-        p = self.params
-        others = [("ablations.scale", "[]", other_base(path)) for path in p.ablations.scale]
-        if p.extraction.base:
-            others.append(("extraction.base", "null", self.memorising_overrides()))
-        for key, none, overrides in others:
-            other = p.changed(overrides)
+        for key, none, overrides in self._others():
+            other = self.params.changed(overrides)
             try:
                 check_folder(base_folder(other))
                 check_world(other, f"set {key}={none}")
             except ParamsError as error:
                 raise ParamsError(f"{key}: {error}") from None
+
+    def _others(self) -> list[tuple[str, str, dict]]:
+        """(key, its value for none, what to override) of the other base models."""
+        p = self.params
+        scale = [("ablations.scale", "[]", other_base(path)) for path in p.ablations.scale]
+        return scale + ([("extraction.base", "null", self.memorising_overrides())] if p.extraction.base else [])
 
     def _check_trained(self) -> None:
         """Every attacked person is one that the base model was trained on."""

@@ -4,13 +4,14 @@ import torch
 from torch import Tensor
 
 from s2llib.data.domain import Photos
+from s2llib.models.finite import finite
 from s2llib.models.hardware import autocast, computes_on, in_batches
 
 __all__ = ["Denoiser", "token_ids"]
 
 
 def token_ids(pipeline, texts: list[str]) -> Tensor:
-    """[n, tokens] ids of prompts, padded and cut to the text encoder's length; of a token with several vectors, all of them."""
+    """[n, tokens] ids of prompts, padded and cut to the length that `load_tokenizer` settled; of a token with several vectors, all."""
     tokenizer = pipeline.tokenizer
     texts = pipeline.maybe_convert_prompt(texts, tokenizer)
     return tokenizer(texts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
@@ -18,6 +19,8 @@ def token_ids(pipeline, texts: list[str]) -> Tensor:
 
 class Denoiser:
     """eps(z, t, c) of a `StableDiffusionPipeline`, in float32, in batches, with a count of UNet evaluations.
+
+    Raises ParamsError where a latent, a prompt embedding or a prediction is no number.
 
     Of a `DDPMPipeline` too, an unconditional `UNet2DModel`: z0 is then the image in [-1, 1], and the prompts are empty.
     a: [T] cumulative alphas, read from the pipeline's scheduler. evaluations: UNet evaluations so far, one per image
@@ -44,7 +47,8 @@ class Denoiser:
         if not self.conditional:
             return pixels.to(self.device) * 2 - 1
         vae = self.pipeline.vae
-        return self._batches(lambda some: vae.encode(some.to(self.device) * 2 - 1).latent_dist.mode(), pixels) * vae.config.scaling_factor
+        encoded = self._batches("Latents", lambda some: vae.encode(some.to(self.device) * 2 - 1).latent_dist.mode(), pixels)
+        return encoded * vae.config.scaling_factor
 
     def encode_photos(self, photos: Photos) -> Tensor:
         """z0 of image files, a batch in memory at a time."""
@@ -55,20 +59,25 @@ class Denoiser:
         """c [n, tokens, dim]: last hidden states of the text encoder; [n, 0, 0] without one."""
         if not self.conditional:
             return torch.zeros(len(texts), 0, 0, device=self.device)
-        return self._batches(lambda some: self.pipeline.text_encoder(some)[0], token_ids(self.pipeline, texts).to(self.device))
+        ids = token_ids(self.pipeline, texts).to(self.device)
+        return self._batches("Prompt embeddings", lambda some: self.pipeline.text_encoder(some)[0], ids)
 
     @torch.no_grad()
     def eps(self, z: Tensor, t: int | Tensor, c: Tensor) -> Tensor:
         """Predicted noise, like z [n, ch, h, w]. t: a timestep or [n] of them; c: [n or 1, tokens, dim]."""
-        n = len(z)
-        t = torch.as_tensor(t, device=z.device).expand(n)
-        c = c.expand(n, -1, -1)
-        inputs = (z, t, c) if self.conditional else (z, t)
-        predicted = self._batches(lambda *part: self.pipeline.unet(*part).sample, *inputs)
-        self.evaluations += n
+        predicted = self.raw(z, t, c)
         if self.prediction == "v_prediction":
-            a = self.a[t].view(-1, 1, 1, 1)
+            a = self.a[torch.as_tensor(t, device=z.device).expand(len(z))].view(-1, 1, 1, 1)
             return a.sqrt() * predicted + (1 - a).sqrt() * z
+        return predicted
+
+    @torch.no_grad()
+    def raw(self, z: Tensor, t: int | Tensor, c: Tensor) -> Tensor:
+        """What the UNet returns of z, whatever it predicts; arguments as `eps`."""
+        n = len(z)
+        inputs = (z, torch.as_tensor(t, device=z.device).expand(n)) + ((c.expand(n, -1, -1),) if self.conditional else ())
+        predicted = self._batches("Predictions of the UNet", lambda *part: self.pipeline.unet(*part).sample, *inputs)
+        self.evaluations += n
         return predicted
 
     def predict(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
@@ -77,6 +86,6 @@ class Denoiser:
             predicted = self.pipeline.unet(x, t, c).sample
         return predicted.to(x.dtype)
 
-    def _batches(self, call, *inputs: Tensor) -> Tensor:
+    def _batches(self, what: str, call, *inputs: Tensor) -> Tensor:
         found, self.batch = in_batches(call, inputs, self.batch)
-        return found
+        return finite(found, what, self.pipeline)

@@ -82,7 +82,7 @@ class MembershipStage:
         return table.assign(domain=domain.name, method=method, seed=seed)
 
     def _score(self, domain: Domain, method: str, seed: int, settings: dict[str, list[dict]], iid: bool, new: Path) -> None:
-        from s2llib.attacks import ATTACKS
+        from s2llib.attacks import attack_scores
         from s2llib.models.denoiser import Denoiser
 
         denoiser = Denoiser(self.model(domain, method, seed), self.params.attacks.batch)
@@ -95,7 +95,7 @@ class MembershipStage:
             for attack, variants in settings.items():
                 for setting in variants:
                     before = denoiser.evaluations
-                    score = ATTACKS[attack](denoiser, z0, c, **setting).cpu().numpy()
+                    score = attack_scores(attack, denoiser, z0, c, **setting).cpu().numpy()
                     row = {"attack": attack, "setting": json.dumps(setting), "split": split}
                     each = (denoiser.evaluations - before) // len(photos)
                     tables.append(pd.DataFrame({**row, "evaluations": each, "image": range(len(photos)), "score": score}))

@@ -120,7 +120,7 @@ class ZeroPriorStage:
         return found.assign(method=title, seed=seed)
 
     def _score_zero(self, domains: list, settings: dict, folder: Path, new: Path) -> None:
-        from s2llib.attacks import ATTACKS
+        from s2llib.attacks import attack_scores
         from s2llib.models.denoiser import Denoiser
         from s2llib.models.unconditional import load_unconditional
 
@@ -129,7 +129,7 @@ class ZeroPriorStage:
             for split, photos in ((MEMBER, domain.members), (NONMEMBER, domain.nonmembers)):
                 z0, c = denoiser.encode_photos(photos), denoiser.prompts([""])
                 for attack, setting in settings.items():
-                    score = ATTACKS[attack](denoiser, z0, c, **setting).cpu().numpy()
+                    score = attack_scores(attack, denoiser, z0, c, **setting).cpu().numpy()
                     row = {"domain": domain.name, "attack": attack, "setting": json.dumps(setting), "split": split}
                     tables.append(pd.DataFrame({**row, "image": range(len(photos)), "score": score}))
         pd.concat(tables, ignore_index=True).to_parquet(new / "scores.parquet")
