@@ -14,6 +14,7 @@ from s2llib.data.portraits import STYLES
 from s2llib.data.worlds import domain_names
 from s2llib.estimate import estimate
 from s2llib.models.hardware import free_memory
+from s2llib.models.pipeline import base_folder
 from s2llib.params import World
 from s2llib.report.reading import what_was_read
 from s2llib.run import parser, prepared
@@ -51,7 +52,9 @@ def check(args: argparse.Namespace) -> int:
 
 
 def plan(study: Study) -> None:
-    """Let a study of portraits count its images without drawing them."""
+    """Let a study of portraits count its images without drawing them, and one with a LoRA time its base without fusing it."""
+    if study.params.base.lora:
+        study.base = study._load(base_folder(study.params))
     if study.params.world.kind == "portraits":
         study.domains = planned(study.params.world)
 

@@ -102,13 +102,15 @@ class Study(MembershipStage, ExtractionStage, PriorStage, ZeroPriorStage, BlackB
         from s2llib.attacks import last_timestep
         from s2llib.models.base import content
         from s2llib.models.fit import check_timesteps
+        from s2llib.models.pipeline import base_folder
         from s2llib.models.unconditional import load_unconditional
 
         p = self.params
         given = [] if p.trains_base else [("base.path", self)]
         for key, study in given + [(key, self.variant(overrides)) for key, _, overrides in self._others()]:
-            check_timesteps(study.base_folder, *last_timestep(p.attacks), key)
-            self._check_sound(study.base_key, f"{key}: {study.base_folder}", lambda study=study: study._load(study.base_folder))
+            folder = base_folder(study.params)  # as it is named: a LoRA is not fused for a check
+            check_timesteps(folder, *last_timestep(p.attacks), key)
+            self._check_sound(content(folder), f"{key}: {folder}", lambda folder=folder: self._load(folder))
         if p.zero_prior.path and not p.retrain_base:
             folder = resolved(p.zero_prior.path)
             load = lambda: load_unconditional(folder).to(self._device)  # noqa: E731

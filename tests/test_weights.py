@@ -122,17 +122,6 @@ def test_a_study_refuses_weights_of_another_model_before_any_compute(model, tmp_
     assert not list((tmp_path / "store").glob("*/*"))
 
 
-def test_adapters_that_are_still_attached_are_named_with_the_lines_that_fuse_them(model):
-    from peft import LoraConfig
-
-    unet = UNet2DConditionModel.from_pretrained(model / "unet")
-    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"]))
-    unet.save_pretrained(model / "unet")
-    assert "adapters are still attached to it; load it where they were attached, then fuse_lora(), unload_lora_weights()" in refusal(
-        check_folder, model
-    )
-
-
 def test_the_old_names_of_a_vaes_attention_still_load(model, pipeline):
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 

@@ -140,20 +140,12 @@ def base_tokenizer(p: Params):
 
 
 def image_edge(p: Params) -> int:
-    """Edge of the base model's images in pixels, also before the model is trained or loaded. Raises ParamsError."""
+    """Edge of the base model's images in pixels, also before the model is trained or loaded."""
     folder = base_folder(p)
     if not folder:
         return SIZE
-    try:
-        unet, vae = (json.loads((folder / part / "config.json").read_text(encoding="utf-8")) for part in ("unet", "vae"))
-    except ValueError:
-        raise ParamsError(f"base.path: the config.json of {folder}'s unet or vae is no JSON; copy the model's folder again.") from None
-    if not isinstance(size := unet.get("sample_size"), int):
-        raise ParamsError(
-            f"base.path: {folder / 'unet' / 'config.json'} says that sample_size is {size!r}; write the edge of its latents there, such as"
-            " 64 for images of 512 x 512 pixels."
-        )
-    return size * 2 ** (len(vae.get("block_out_channels", [0])) - 1)
+    unet, vae = (json.loads((folder / part / "config.json").read_text(encoding="utf-8")) for part in ("unet", "vae"))
+    return unet["sample_size"] * 2 ** (len(vae.get("block_out_channels", [0])) - 1)
 
 
 def check_world(p: Params, mend: str = "set retrain_base=true to train a base for this world") -> None:

@@ -98,11 +98,6 @@ def _mend(missing: list[str], unknown: list[str], stored: dict[str, Path]) -> st
     files = {stored.get(name) for name in unknown}
     if outer and len(files) == 1 and None not in files and all(name.startswith(outer) for name in unknown):
         return STRIP.format(prefix=outer, file=files.pop())
-    if any(".base_layer." in name or "lora_" in name for name in unknown):
-        return (
-            "adapters are still attached to it; load it where they were attached, then fuse_lora(), unload_lora_weights() and"
-            " save_pretrained(FOLDER)"
-        )
     return "copy the model's folder again, or save this part again with save_pretrained, config.json and weights together"
 
 
