@@ -64,7 +64,7 @@ def called(*arguments):
     return run.parser().parse_args(arguments)
 
 
-def test_the_check_says_what_was_read_and_how_long_it_takes_and_stores_nothing_but_that_images_decode(
+def test_the_check_says_what_was_read_and_how_long_it_takes_and_stores_nothing_but_what_was_checked(
     audit, pipeline_folder, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setenv("S2L_HOME", str(tmp_path / "artifacts"))
@@ -77,17 +77,18 @@ def test_the_check_says_what_was_read_and_how_long_it_takes_and_stores_nothing_b
     assert "| zoe | member | 8 | 64 x 64 to 71 x 64 |" in said
     assert "every image is asked about as 'a photo of {name}'" in said
     assert "ms an evaluation of the UNet" in said
-    assert [path.name for path in (tmp_path / "artifacts").iterdir()] == ["folder_check"]
+    assert {path.name for path in (tmp_path / "artifacts").iterdir()} == {"folder_check", "sound_model"}
 
 
 @pytest.mark.parametrize("profile", ["tiny", "lab"])
-def test_a_world_that_is_drawn_is_checked_without_drawing_it(profile, tmp_path, monkeypatch, capsys):
+def test_a_world_that_is_drawn_is_checked_without_drawing_more_than_the_models_are_tried_on(profile, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("S2L_HOME", str(tmp_path / "artifacts"))
     assert check.check(called("--profile", profile)) == 0
     said = capsys.readouterr().out
     assert "**Images**: drawn here, of" in said
     assert ("the base model is trained here first" in said) == (profile == "tiny")
-    assert not (tmp_path / "artifacts").exists()
+    drawn = list((tmp_path / "artifacts" / "domain").glob("*[!k]/manifest.json"))
+    assert len(drawn) == (0 if profile == "tiny" else 1)
 
 
 def test_images_that_are_only_planned_are_as_many_as_are_drawn(study):
@@ -214,7 +215,9 @@ def test_what_was_found_in_the_middle_of_a_run_is_found_before_it(audit, tmp_pat
 def test_a_config_that_is_cut_off_is_refused(audit, pipeline_folder, tmp_path):
     shutil.copytree(pipeline_folder, tmp_path / "model")
     (tmp_path / "model" / "vae" / "config.json").write_text('{"sample')
-    assert "unet or vae is no JSON; copy the model's folder again" in refusal(audit | {"base.path": str(tmp_path / "model")}, tmp_path)
+    assert "vae/config.json is missing or no JSON; copy the model's folder again" in refusal(
+        audit | {"base.path": str(tmp_path / "model")}, tmp_path
+    )
 
 
 @pytest.mark.parametrize("size", [None, [64, 48]])
@@ -222,7 +225,9 @@ def test_a_unet_whose_images_have_no_edge_is_refused(audit, pipeline_folder, tmp
     shutil.copytree(pipeline_folder, tmp_path / "model")
     config = tmp_path / "model" / "unet" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"sample_size": size}))
-    assert f"says that sample_size is {size!r}; write the edge" in refusal(audit | {"base.path": str(tmp_path / "model")}, tmp_path)
+    assert "states no sample_size, the edge of its latents; write it there" in refusal(
+        audit | {"base.path": str(tmp_path / "model")}, tmp_path
+    )
 
 
 def test_one_person_has_no_wrong_name_among_the_levels_of_knowledge(audit, tmp_path):
