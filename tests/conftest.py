@@ -3,7 +3,7 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPConfig, CLIPModel
 
-from s2llib import Study
+from s2llib import Lab, Study
 from s2llib.models import mini
 from s2llib.models.pipeline import load_pipeline
 from s2llib.params import UNet
@@ -40,3 +40,9 @@ def pipeline(pipeline_folder):
 def study():
     """The tiny study; its artifacts are shared with the notebooks' run."""
     return Study.from_profile("tiny")
+
+
+@pytest.fixture(scope="session")
+def lab():
+    """The tiny lab; its artifacts are shared with the notebooks' run."""
+    return Lab.open("tiny")
