@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Sets up the environment if needed, then runs the study (or, with --test, the tests). `./run_all.sh --help` lists the flags.
 set -euo pipefail
+caller=$PWD # relative paths of --set are those of whoever calls
 cd "$(dirname "$0")"
+export PYTHONUTF8=1 # names and captions are UTF-8, whatever the terminal is set to
 
 fail() { echo "$*" >&2; exit 1; }
 
@@ -45,9 +47,11 @@ for argument in "$@"; do
         scratch=$(mktemp -d)
         trap 'rm -rf "$scratch"' EXIT
         export S2L_PROFILE=tiny S2L_HOME=$scratch/artifacts S2L_FIGURES=$scratch/figures
-        "$python" -m ruff check . && "$python" -m ruff format --check . && "$python" -m pytest --nbval-lax --durations=10
+        "$python" -m ruff check . && "$python" -m ruff format --check . && "$python" -m pytest --nbval-lax --nbval-current-env --durations=10
         exit
     fi
 done
 
-exec "$python" -m s2llib.run "$@"
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+cd "$caller"
+exec "$python" -P -m s2llib.run "$@" # -P: nothing that lies in the caller's folder is imported

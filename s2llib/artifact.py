@@ -22,7 +22,7 @@ from s2llib.data.domain import Domain, Photos
 from s2llib.lab import Lab
 from s2llib.store import file_digest
 
-__all__ = ["REGISTRY", "Artifact", "artifact", "inputs", "key", "made", "scratch", "seconds"]
+__all__ = ["REGISTRY", "Artifact", "about", "artifact", "inputs", "key", "made", "scratch", "seconds"]
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,13 @@ def scratch(lab: Lab, spec: Any) -> Path:
 def seconds(lab: Lab, spec: Any) -> float:
     """How long a specification took to make."""
     return lab.store.seconds(made(lab, spec))
+
+
+def about(spec: Any) -> str:
+    """What a specification is about, in a few words: whom it concerns, and by which method."""
+    name = getattr(getattr(spec, "domain", None), "name", None) or getattr(spec, "name", "")
+    model = spec if hasattr(spec, "method") else getattr(spec, "model", None)
+    return ", ".join(filter(None, [f"'{name}'" if name else "", getattr(model, "method", "")])) or type(spec).__name__
 
 
 def _fields(lab: Lab, value: Any) -> dict:

@@ -20,16 +20,20 @@ import pandas as pd
 import torch
 from PIL import Image
 
+from s2llib.artifact import made
 from s2llib.attacks import ATTACKS
 from s2llib.attacks.extraction import crowd, nearest
+from s2llib.command import guarded
 from s2llib.data.domain import Domain, Photos
 from s2llib.finetune.methods import METHODS, method
 from s2llib.finetune.recipe import finetune
+from s2llib.lab import Lab
 from s2llib.models.denoiser import Denoiser
 from s2llib.models.hardware import autocast, prepare
 from s2llib.models.pipeline import check_folder, load_pipeline, pick_device
 from s2llib.models.random_weights import SIZES, random_stable_diffusion
-from s2llib.params import Attacks, Finetune, Hardware, ParamsError, Recipe, resolved
+from s2llib.params import Finetune, Hardware, Recipe, resolved
+from s2llib.studies import plan
 
 __all__ = ["Drawn", "attack_cost", "extraction_cost", "finetune_cost", "main", "peak_memory", "seconds_of", "walk_costs"]
 
@@ -119,16 +123,16 @@ def attack_cost(pipeline, attack: str, setting: dict, images: int, batch: int, r
     x, c = torch.rand(images, 3, denoiser.size, denoiser.size), denoiser.prompts([PROMPT])
     encoding = np.median([seconds_of(lambda: denoiser.encode(x), device) for _ in range(repeats)])
     z0 = denoiser.encode(x)
-    score = lambda: ATTACKS[attack](denoiser, z0, c, **setting)  # noqa: E731
+    score = lambda: ATTACKS[attack].score(denoiser, z0, c.expand(images), **setting)  # noqa: E731
     before = denoiser.evaluations
     score()  # warms up, and counts
     nfe = (denoiser.evaluations - before) // images
-    calls = [(z, torch.full((len(z),), 100, device=device), c.expand(len(z), -1, -1)) for z in z0.split(denoiser.batch)] * nfe
+    calls = [(z, torch.full((len(z),), 100, device=device), c.expand(len(z)).tensors) for z in z0.split(denoiser.batch)] * nfe
 
     @torch.no_grad()
     def bare() -> None:
-        for call in calls:
-            pipeline.unet(*call)
+        for z, t, tensors in calls:
+            pipeline.unet(z, t, **tensors)
 
     turns = [(seconds_of(bare, device), seconds_of(score, device)) for _ in range(repeats)]
     clock = _Clock(pipeline.unet, device)
@@ -188,11 +192,11 @@ def _bare_steps(pipeline, recipe: Recipe, precision: str, parameters: list[torch
         p.requires_grad_(True)
     shape = (recipe.batch, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
     z = torch.randn(shape, device=denoiser.device, requires_grad=not parameters)  # where nothing in the UNet trains, it passes gradients on
-    t, c = torch.full((recipe.batch,), 100, device=z.device), denoiser.prompts([PROMPT]).expand(recipe.batch, -1, -1)
+    t, c = torch.full((recipe.batch,), 100, device=z.device), denoiser.prompts([PROMPT]).expand(recipe.batch)
 
     def step() -> None:
         with autocast(z.device, precision):
-            predicted = unet(z, t, c).sample
+            predicted = unet(z, t, **c.tensors).sample
         predicted.float().square().mean().backward()
         unet.zero_grad(set_to_none=True)
 
@@ -223,29 +227,28 @@ def walk_costs(model: Path, folder: Path, hardware: Hardware, device: str) -> li
 
     SP generation, LoRA, SecMI and PIA (16 and 2 evaluations), extraction, MixSyn's perturbation with a LoRA surrogate.
     """
-    from s2llib.study import Study
-
     for split, count in (("member", 2), ("nonmember", 2)):
         (folder / split).mkdir(parents=True)
         for i in range(count):
             pixels = np.random.default_rng([i, count, split == "member"]).integers(0, 256, (96, 96, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / split / f"{i}.png")
-    study = Study.from_profile("tiny", WALK | {
+    lab = Lab.open("tiny", WALK | {
         "world": {"kind": "folder", "folders": {split: str(folder / split) for split in ("member", "nonmember")}, "domains": 1},
         "base.path": str(model), "hardware": hardware.model_dump(), "device": device,
     }, root=folder / "artifacts")  # fmt: skip
-    (domain,) = study.domains
+    (domain,) = lab.domains
+    tuned = plan.tuned(lab, domain, "lora")
     work = {
-        "SP generation": lambda: study.sp_set(domain),
-        "LoRA": lambda: study.finetuned(domain, "lora"),
-        "SecMI and PIA": lambda: study.scores(domain, "lora"),
-        "extraction": lambda: study.extracted(domain, "lora"),
-        "MixSyn's perturbation": lambda: study.perturbed_set(domain),
+        "SP generation": plan.sp_set(lab, domain),
+        "LoRA": tuned,
+        "SecMI and PIA": plan.scoring(lab, domain, tuned, shifted=False),
+        "extraction": plan.search(lab, domain, tuned),
+        "MixSyn's perturbation": plan.perturbed_set(lab, domain),
     }
     rows = []
-    for name, do in work.items():
-        seconds = seconds_of(do, study._device)
-        rows.append({"work": name, "precision": hardware.precision, "seconds": seconds, "peak memory (GiB)": peak_memory(study._device)})
+    for name, spec in work.items():
+        seconds = seconds_of(lambda spec=spec: made(lab, spec), lab.device)
+        rows.append({"work": name, "precision": hardware.precision, "seconds": seconds, "peak memory (GiB)": peak_memory(lab.device)})
     return rows
 
 
@@ -290,9 +293,9 @@ def _model(args: argparse.Namespace, hardware: Hardware, trains: bool):
 
 
 def _attacks(args: argparse.Namespace) -> list[dict]:
-    pipeline, settings = _model(args, Hardware(attention=args.attention), trains=False), Attacks()
+    pipeline = _model(args, Hardware(attention=args.attention), trains=False)
     names = args.attack or ["secmi", "pia"]
-    return [attack_cost(pipeline, name, getattr(settings, name).model_dump(), args.images, args.batch, args.repeats) for name in names]
+    return [attack_cost(pipeline, name, ATTACKS[name].settings().model_dump(), args.images, args.batch, args.repeats) for name in names]
 
 
 def _finetune(args: argparse.Namespace) -> list[dict]:
@@ -313,16 +316,16 @@ def _walk(args: argparse.Namespace) -> list[dict]:
 
 def main() -> int:
     args = parser().parse_args()
+    return guarded(lambda: _measure(args))
+
+
+def _measure(args: argparse.Namespace) -> int:
     if args.what == "extraction":
         if len(args.counts) > 3:
             parser().error("extraction takes three numbers at most: generated images, training images, pixels")
         print(extraction_cost(*args.counts, *(5000, 100000, 64)[len(args.counts) :]))
         return 0
-    try:
-        rows = {"attack": _attacks, "finetune": _finetune, "walk": _walk}[args.what](args)
-    except ParamsError as error:
-        print(error, file=sys.stderr)
-        return 2
+    rows = {"attack": _attacks, "finetune": _finetune, "walk": _walk}[args.what](args)
     if args.what == "walk":
         print(pd.DataFrame(rows).to_markdown(index=False, floatfmt=".4g"))
     else:

@@ -14,14 +14,29 @@ import torch
 from s2llib.attacks import check_attacks
 from s2llib.data.domain import Domain
 from s2llib.data.worlds import domain_names, everyone, known_names, load_domains
-from s2llib.models.base import base_key, check_world
+from s2llib.models.base import base_key, base_name, check_base, check_world
 from s2llib.models.hardware import check_hardware
-from s2llib.models.pipeline import base_folder, check_folder, pick_device
+from s2llib.models.pipeline import base_folder, pick_device
 from s2llib.params import Params, ParamsError, below_repository, load_params
 from s2llib.specs import Base
-from s2llib.store import Store
+from s2llib.store import Store, check_writable
 
-__all__ = ["Lab"]
+__all__ = ["CHECKS", "NO_BASE", "Lab", "other_base", "refuses"]
+
+NO_BASE = {"base.path": None, "base.hub": None, "base.lora": None, "base.lora_scale": 1.0}
+
+CHECKS: list[Callable[["Lab"], None]] = []
+
+
+def other_base(path: str) -> dict:
+    """What to override for the base model in another folder."""
+    return NO_BASE | {"base.path": path, "retrain_base": False}
+
+
+def refuses(check: Callable[["Lab"], None]) -> Callable[["Lab"], None]:
+    """Ask this check too before anything is computed: it raises ParamsError for what its study cannot run."""
+    CHECKS.append(check)
+    return check
 
 
 class Lab:
@@ -48,14 +63,14 @@ class Lab:
         return other
 
     def check(self) -> None:
-        """Refuse what cannot run: raises ParamsError with the thing and the mend."""
+        """Refuse what cannot run: raises ParamsError with the thing and the mend. Studies add what they know (`refuses`)."""
         p = self.params
+        check_writable(self.store.root, "S2L_HOME")
         if p.trains_base and p.world.kind == "folder":
             raise ParamsError(f"params/{p.profile}.yaml: a folder world needs a base model; set base.path or base.hub.")
-        if not p.trains_base:
-            check_folder(base_folder(p))
-            check_world(p)
         check_attacks(p)
+        check_base(p)
+        check_world(p)
         check_hardware(p.hardware, self.device)
         trained = known_names(p.world)[: p.base.unet.people]
         for name in domain_names(p.world):
@@ -65,6 +80,8 @@ class Lab:
                 )
         if p.world.kind != "portraits":
             self.domains  # noqa: B018  read and checked now, not in the middle of a run
+        for each in CHECKS:
+            each(self)
 
     # photographs
 
@@ -87,13 +104,15 @@ class Lab:
 
     @cached_property
     def base(self) -> Base:
-        """The base model of the profile."""
-        return Base(base_key(self.params), base_folder(self.params))
+        """The base model of the profile; one with a LoRA on it, and one that is trained here, lies where it is made."""
+        p = self.params
+        given = None if p.base.lora else base_folder(p)
+        return Base(base_key(p), given and given.absolute())
 
     @property
     def base_name(self) -> str:
-        """What the base model is called: its name on the hub, its folder's, or `trained here`."""
-        return "trained here" if self.base.path is None else self.params.base.hub or self.base.path.name
+        """What the base model is called in a report."""
+        return base_name(self.params)
 
     def resident(self, name: str, load: Callable[[], Any]) -> Any:
         """What `load()` gives, kept in memory under this name for all that ask again."""

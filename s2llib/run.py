@@ -11,15 +11,14 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# notebook: why it cannot run on a study's model and images; empty if it can
-REFUSALS = {"07": lambda study: study.no_blackbox(), "08": lambda study: study.no_defense(), "09": lambda study: study.no_audit()}
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="./run_all.sh", description="Run the study and write its tables and figures to figures/PROFILE/.")
+def parser(called: str = "./run_all.sh") -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog=called, description="Run the study and write its tables and figures to figures/PROFILE/.")
     p.add_argument("--profile", default=os.environ.get("S2L_PROFILE") or "lab", help="a file of params/ without its ending (default: lab)")
     p.add_argument("--only", action="append", metavar="NN", help="run this notebook alone, such as 03 (may be repeated; profile audit: 09)")
     p.add_argument("--from", dest="start", metavar="NN", help="start at this notebook")
@@ -31,25 +30,29 @@ def parser() -> argparse.ArgumentParser:
         "--executor", metavar="WHERE", help="compute cells on a Dask cluster: `local`, or a scheduler's address such as tcp://10.0.0.1:8786"
     )
     p.add_argument("--store", action="store_true", help="for maintainers: outputs into notebooks/, gallery into figures/")
+    p.add_argument("--check", action="store_true", help="run every check, print what was read and an estimate; compute nothing")
     p.add_argument("--test", action="store_true", help="run the tests and every notebook on the tiny profile instead")
     return p
 
 
 def overrides(pairs: list[str]) -> dict:
-    """{"sp.images": 96} of ["sp.images=96"]; values are read as YAML."""
+    """{"sp.images": 96} of ["sp.images=96"]; values are read as YAML, those of keys that take text (paths, names, prompts) as they are."""
     import yaml
 
-    from s2llib.params import ParamsError
+    from s2llib.params import ParamsError, takes_text
 
     found = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise ParamsError(f"--set {pair}: write KEY=VALUE, such as --set sp.images=96.")
+        if takes_text(key) and value not in ("null", "~") and value[:1] not in ("'", '"'):
+            found[key] = value
+            continue
         try:
             found[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ParamsError(f"--set {pair}: {value!r} is not a YAML value.") from None
+        except (yaml.YAMLError, ValueError):  # ValueError: of a date that there is none of
+            raise ParamsError(f"--set {pair}: {value!r} is not a YAML value; put text in quotes, such as --set \"{key}='...'\".") from None
     return found
 
 
@@ -63,6 +66,8 @@ def selected(only: list[str] | None, start: str | None) -> list[Path]:
     from s2llib.params import ParamsError
 
     every = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    if not every:
+        raise ParamsError(f"There are no notebooks in {ROOT}; call this from a checkout of the repository, installed with pip install -e.")
     numbers = [path.name[:2] for path in every]
     for wanted in [*(only or []), *([start] if start else [])]:
         if wanted not in numbers:
@@ -74,28 +79,35 @@ def selected(only: list[str] | None, start: str | None) -> list[Path]:
 
 
 def code_versions() -> dict[str, int]:
-    """Every `..._VERSION = n` written beside a stage."""
-    found = {}
+    """The version of every artifact, and every `..._VERSION = n` written beside photographs and base models."""
+    from s2llib.artifact import REGISTRY
+
+    found = {a.name: a.version for a in REGISTRY.values()}
     for path in sorted((ROOT / "s2llib").rglob("*.py")):
-        for name, value in re.findall(r"^(\w*VERSION) = (\d+)\b", path.read_text(), re.MULTILINE):
+        for name, value in re.findall(r"^(\w*VERSION) = (\d+)\b", path.read_text(encoding="utf-8"), re.MULTILINE):
             found[f"{path.stem}.{name}"] = int(value)
     return found
 
 
-def notebook_key(path: Path, study) -> str:
-    """What a notebook's results depend on: its cells, the parameters, models and images, stages' code versions, the code of the tables."""
+def notebook_key(path: Path, lab) -> str:
+    """What a notebook's results depend on: its cells, the parameters, models and images, artifacts' versions, the code of the tables."""
+    from s2llib.kernel import cells_of
+    from s2llib.lab import other_base
     from s2llib.metrics.quality import no_brisque
-    from s2llib.models.base import content
+    from s2llib.models.base import base_key, content
     from s2llib.params import resolved
     from s2llib.store import digest, file_digest
+    from s2llib.studies.extraction import memorising
 
-    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(path.read_text())["cells"]]
-    digests = [domain.digest for domain in study.domains] if study.params.world.kind == "folder" else []
-    p = study.params
-    named = [p.blackbox.folder, p.blackbox.captioner, *p.blackbox.encoder_folders.values(), p.mixsyn.clip]
-    others = [content(resolved(folder)) for folder in named if folder and resolved(folder).is_dir()]
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in cells_of(path)]
+    digests = [domain.digest for domain in lab.domains] if lab.params.world.kind == "folder" else []
+    p = lab.params
+    bases = [lab.base.content, memorising(lab).base.content, *(base_key(p.changed(other_base(path))) for path in p.ablations.scale)]
+    unconditional = resolved(p.zero_prior.path) / "unet" if p.zero_prior.path and not p.retrain_base else None
+    named = [p.blackbox.folder, p.blackbox.captioner, *p.blackbox.encoder_folders.values(), p.mixsyn.clip, unconditional]
+    others = [content(resolved(str(folder))) for folder in named if folder and resolved(str(folder)).is_dir()]
     tables = [file_digest(source) for folder in ("report", "metrics") for source in sorted((ROOT / "s2llib" / folder).glob("*.py"))]
-    return digest([cells, p.model_dump(mode="json"), study.base_keys, digests, others, no_brisque(), code_versions(), tables])
+    return digest([cells, p.model_dump(mode="json"), bases, digests, others, no_brisque(), code_versions(), tables])
 
 
 def time_left(work: list[dict]) -> float | None:
@@ -129,6 +141,10 @@ class Status:
         if sys.stderr.isatty():
             sys.stderr.write("\r\033[K")
 
+    def at(self, cell: int) -> None:
+        """A cell, counted from 0, is begun."""
+        self.cell = min(cell + 1, self.cells)
+
     def line(self) -> str:
         spent = time.monotonic() - self.begun
         left = self.expected - spent if self.expected and self.expected > spent else None
@@ -149,11 +165,19 @@ class Status:
     def _watch(self) -> None:
         while not self.done.wait(0.5):
             if sys.stderr.isatty():
-                sys.stderr.write(f"\r\033[K{self.line()[: os.get_terminal_size(2).columns - 1]}")
+                sys.stderr.write(f"\r\033[K{self.line()[: columns() - 1]}")
                 sys.stderr.flush()
             elif time.monotonic() - self.spoken > 30:
                 self.spoken = time.monotonic()
                 print(self.line(), file=sys.stderr, flush=True)
+
+
+def columns() -> int:
+    """Of the terminal that progress is shown on; 80 where it does not say, as under some editors and in containers."""
+    try:
+        return os.get_terminal_size(2).columns or 80
+    except OSError:
+        return 80
 
 
 def clock(seconds: float) -> str:
@@ -162,42 +186,10 @@ def clock(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def execute(path: Path, to: Path, parameters: dict, status: Status) -> str | None:
-    """Execute a notebook through papermill, telling `status` which cell runs; returns what failed, if anything."""
-    import papermill
-    from nbclient.exceptions import DeadKernelError
-    from papermill.engines import NBClientEngine, papermill_engines
-
-    from s2llib.store import room_on
-
-    class Watched(NBClientEngine):
-        @classmethod
-        def execute_managed_notebook(cls, manager, *args, **kwargs):
-            start = manager.cell_start
-
-            def cell_start(cell, cell_index=None, **more):
-                status.cell = min((cell_index or 0) + 1, status.cells)
-                return start(cell, cell_index, **more)
-
-            manager.cell_start = cell_start
-            return super().execute_managed_notebook(manager, *args, **kwargs)
-
-    papermill_engines.register("watched", Watched)
-    quiet = {"progress_bar": False, "extra_arguments": ["--log-level=ERROR"]}
-    try:
-        with room_on(to.parent):
-            papermill.execute_notebook(path, to, parameters, engine_name="watched", kernel_name="python3", cwd=ROOT, **quiet)
-    except papermill.PapermillExecutionError as error:
-        return f"cell {error.exec_count}: {error.ename}: {error.evalue}"
-    except DeadKernelError:
-        return f"cell {status.cell}: the kernel died, most likely for want of memory; lower attacks.batch and sp.batch"
-    return None
-
-
 def _record(at: Path) -> dict:
     """What is noted of a notebook's last run; nothing if the note is missing or damaged."""
     try:
-        return json.loads(at.read_text())
+        return json.loads(at.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
 
@@ -207,7 +199,7 @@ def outputs(profile: str, notebook: str) -> dict[str, str]:
     from s2llib.report.report import figures_root
 
     try:
-        files = json.loads((figures_root() / profile / "provenance.json").read_text())["files"]
+        files = json.loads((figures_root() / profile / "provenance.json").read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError):
         return {}
     return {name: made["sha256"] for name, made in files.items() if made["notebook"] == notebook}
@@ -237,31 +229,45 @@ def store_outputs(executed: Path, notebook: Path) -> None:
     nbformat.write(mine, notebook)
 
 
-def run(args: argparse.Namespace) -> int:
+def prepared(args: argparse.Namespace, plan: Callable | None = None) -> tuple:
+    """(lab, overrides, notebooks, {notebook: why it cannot run}) of a call, all of it checked. plan: what is done to the lab first."""
+    from s2llib.kernel import check_kernel, check_notebook
+    from s2llib.lab import Lab
     from s2llib.params import ParamsError
+    from s2llib.report.report import figures_root
     from s2llib.scale import EXECUTOR, check_executor
-    from s2llib.store import room_on, write_atomic
-    from s2llib.study import Study
+    from s2llib.store import check_writable
+    from s2llib.studies import REFUSALS
 
     changed = overrides(args.set)
     only = args.only or (None if args.start else default_notebooks(args.profile))
     notebooks = selected(only, args.start)
-    study = Study.from_profile(args.profile, changed)
+    for path in notebooks:
+        check_notebook(path)
+    check_kernel()
+    check_writable(figures_root() / args.profile, "S2L_FIGURES")
+    lab = Lab.open(args.profile, changed)
     if args.executor:
         os.environ[EXECUTOR] = args.executor
-    check_executor(study)
-    refusals = {path: reason for path in notebooks if path.name[:2] in REFUSALS and (reason := REFUSALS[path.name[:2]](study))}
+    check_executor(lab)
+    if plan:
+        plan(lab)
+    refusals = {path: reason for path in notebooks if path.name[:2] in REFUSALS and (reason := REFUSALS[path.name[:2]](lab))}
     if refusals and only:
         raise ParamsError(next(iter(refusals.values())))
-    if study.params.world.kind == "folder":  # a large model: hours or weeks
-        from s2llib.estimate import estimate
-        from s2llib.models.hardware import free_memory
+    return lab, changed, notebooks, refusals
 
-        print(estimate(study, [path.name[:2] for path in notebooks if path not in refusals]), file=sys.stderr, flush=True)
-        study.__dict__.pop("base", None)  # its memory is for the notebooks
-        free_memory()
-    folder, rows = study.store.root / "runs" / args.profile, []
-    with room_on(study.store.root):
+
+def run(args: argparse.Namespace) -> int:
+    from s2llib.check import announce
+    from s2llib.kernel import cells_of, execute
+    from s2llib.store import room_on, write_atomic
+
+    lab, changed, notebooks, refusals = prepared(args)
+    if lab.params.world.kind == "folder":  # a large model: hours or weeks
+        print(announce(lab, [path for path in notebooks if path not in refusals]), file=sys.stderr, flush=True)
+    folder, rows = lab.store.root / "runs" / args.profile, []
+    with room_on(lab.store.root):
         folder.mkdir(parents=True, exist_ok=True)
         if args.fresh:  # by the clock of the store's file system, which may be another machine's
             (folder / "fresh").touch()
@@ -271,23 +277,26 @@ def run(args: argparse.Namespace) -> int:
             print(f"{path.stem} is skipped. {refusals[path]}", file=sys.stderr)
             rows.append((path.stem, "skipped", 0, 0))
             continue
-        at, key = folder / f"{path.stem}.json", notebook_key(path, study)
+        at, key = folder / f"{path.stem}.json", notebook_key(path, lab)
         record = _record(at)
         if not args.fresh and unchanged(record, key, args.profile):
             rows.append((path.stem, "unchanged", record["seconds"], len(record["outputs"])))
         else:
             label, executed = f"[{number}/{len(notebooks)}] {path.stem}", folder / path.name
             print(f"{label} ...", file=sys.stderr, flush=True)
-            start, cells = time.monotonic(), len(json.loads(path.read_text())["cells"])
-            with Status(label, cells, record.get("seconds")) as status:
-                failure = execute(path, executed, {"profile": args.profile, "overrides": changed}, status)
+            start = time.monotonic()
+            with Status(label, len(cells_of(path)), record.get("seconds")) as status, room_on(folder):
+                failure = execute(path, executed, {"profile": args.profile, "overrides": changed}, status.at)
+            if failure and failure.refused:
+                print(failure.sentence, file=sys.stderr)
+                return 2
             if failure:
-                print(f"{path.stem} failed in {failure}", file=sys.stderr)
+                print(f"{path.stem} failed in {failure.sentence}", file=sys.stderr)
                 print(f"The notebook with the error is {executed}; run the same command again to go on from here.", file=sys.stderr)
                 return 1
             written = outputs(args.profile, path.stem)
             record = {"key": key, "seconds": round(time.monotonic() - start, 1), "outputs": written}
-            with room_on(study.store.root):
+            with room_on(lab.store.root):
                 write_atomic(at, json.dumps(record))
             rows.append((path.stem, "made", record["seconds"], len(written)))
         if args.store:
@@ -313,17 +322,10 @@ def summary(rows: list[tuple], profile: str, folder: Path) -> None:
 
 def main() -> int:
     args = parser().parse_args()
-    from s2llib.params import ParamsError
-    from s2llib.store import DiskFull
+    from s2llib.check import check
+    from s2llib.command import guarded
 
-    try:
-        return run(args)
-    except (ParamsError, DiskFull) as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nInterrupted; run the same command again to go on from here.", file=sys.stderr)
-        return 130
+    return guarded(lambda: check(args) if args.check else run(args))
 
 
 if __name__ == "__main__":

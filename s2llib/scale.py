@@ -7,25 +7,27 @@ folder, or `local` for workers on this machine, one for each GPU, or for each co
 
 import logging
 import os
+import platform
 import sys
 import threading
 import uuid
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s2llib.params import Params, ParamsError
+import torch
+
+from s2llib.artifact import REGISTRY, about, made
+from s2llib.lab import Lab
+from s2llib.models.pipeline import pick_device
+from s2llib.params import Params, ParamsError, first_line
 from s2llib.progress import PROGRESS_FILE, track
 from s2llib.store import FRESH, DiskFull
 
 if TYPE_CHECKING:
     from dask.distributed import Client, SpecCluster
 
-    from s2llib.lab import Lab
-    from s2llib.study import Study
-
-__all__ = ["EXECUTOR", "check_executor", "places", "precompute"]
+__all__ = ["EXECUTOR", "check_executor", "places", "run"]
 
 EXECUTOR = "S2L_DASK"
 RETRIES = 2  # of a cell that failed, and of one whose worker died
@@ -35,21 +37,15 @@ WORKER = 600  # seconds until a cluster without a worker is given up: a batch qu
 _one_cell = threading.Lock()  # in a process: fine-tuning seeds torch's global generator
 
 
-def _compute(params: dict, root: str, stage: str, cell: tuple[str, str, int], fresh: str | None) -> str:
-    """On a worker: make the artifact of one cell. Returns why it cannot be made, where trying again would not help."""
-    import torch
-
-    from s2llib.study import Study
-
+def _make(params: dict, root: str, spec: object, fresh: str | None) -> str:
+    """On a worker: make what a specification says. Returns why it cannot be made, where trying again would not help."""
     with _one_cell:
         os.environ.pop(FRESH, None)  # of an earlier run that this worker served
         os.environ |= {FRESH: fresh} if fresh else {}
         os.environ[PROGRESS_FILE] = os.devnull  # the line of progress is that of whoever hands out the cells
         torch.set_num_threads(1)
-        domain, method, seed = cell
         try:
-            study = Study(Params.model_validate(params), root)
-            getattr(study, stage)({d.name: d for d in study.domains}[domain], method, seed)
+            made(Lab(Params.model_validate(params), root), spec)
         except (ParamsError, DiskFull) as error:
             return str(error)
     return ""
@@ -63,17 +59,20 @@ def places(workers: int | None, gpus: list[str]) -> list[dict[str, str]]:
 
 def _gpus(device: str) -> list[str]:
     """The GPUs that a study may use, as $CUDA_VISIBLE_DEVICES calls them."""
-    import torch
-
     if device == "cpu":
         return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return (visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())])[: torch.cuda.device_count()]
 
 
+@cache
 def _has_dashboard() -> bool:
-    """Whether bokeh, which draws the dashboard, is installed."""
-    return find_spec("bokeh") is not None
+    """Whether the dashboard can be drawn: bokeh, and what Dask makes of it, can be imported."""
+    try:
+        import distributed.dashboard.scheduler  # noqa: F401
+    except Exception:  # a package that is broken, not only one that is missing; Dask itself survives the latter alone
+        return False
+    return True
 
 
 def _local_cluster(device: str, workers: int | None) -> "SpecCluster":
@@ -90,8 +89,10 @@ def _dask() -> type:
     """Dask's client; raises ParamsError where it is not installed."""
     try:
         from dask.distributed import Client
-    except ImportError:
-        raise ParamsError(f"${EXECUTOR} is set but Dask is not installed; pip install -e '.[cluster]', or unset it.") from None
+    except Exception as error:
+        raise ParamsError(
+            f"${EXECUTOR} is set but Dask cannot be imported ({first_line(error)}); pip install -e '.[cluster]', or unset it."
+        ) from None
     return Client
 
 
@@ -106,6 +107,10 @@ def _client(address: str, device: str, workers: int | None) -> "Client":
             f"--executor {address}: no Dask scheduler answers there within {ANSWER}; check the address and that `dask scheduler` runs, or"
             " give `local`."
         ) from None
+    except Exception as error:  # of another version of Dask there, or an encrypted address without keys
+        raise ParamsError(
+            f"--executor {address}: there is no speaking with the scheduler ({first_line(error)}); install there the Dask that is here."
+        ) from None
     try:
         client.wait_for_workers(1, timeout=WORKER)
     except TimeoutError:
@@ -117,7 +122,7 @@ def _client(address: str, device: str, workers: int | None) -> "Client":
     return client
 
 
-def check_executor(study: "Study") -> None:
+def check_executor(lab: Lab) -> None:
     """Raises ParamsError unless the cluster of $S2L_DASK answers and its workers compute for this store; nothing without one."""
     address = os.environ.get(EXECUTOR)
     if not address:
@@ -127,29 +132,108 @@ def check_executor(study: "Study") -> None:
     if address == "local":
         _dask()
         return
-    client = _client(address, study.params.device, study.params.hardware.workers)
-    _check_shared(client, address, study.store.root.resolve())
-    _check_devices(client, address, study)
+    client = _client(address, lab.params.device, lab.params.hardware.workers)
+    _check_software(client, address)
+    _check_shared(client, address, lab.store.root.resolve())
+    _check_devices(client, address, lab)
+    _check_inputs(client, address, lab)
 
 
-def _check_devices(client: "Client", address: str, study: "Study") -> None:
-    """Every worker computes on the kind of device that is here: an artifact is addressed by it."""
-    for worker, found in client.run(_device, study.params.device).items():
-        if found != study._device.type:
+def software() -> dict[str, str]:
+    """What results depend on: Python, the packages that compute, and a digest of this library's sources.
+
+    It is sent to workers by value and knows nothing of this module: the library may be missing there, or be another version.
+    """
+    import hashlib
+    import platform
+    from importlib import metadata
+    from pathlib import Path
+
+    try:
+        import s2llib
+    except Exception as error:
+        return {"missing": f"{type(error).__name__}: {error}".splitlines()[0]}
+    found = {"Python": ".".join(platform.python_version_tuple()[:2])}
+    for package in ("torch", "diffusers", "transformers", "peft", "numpy", "pillow"):
+        try:
+            found[package] = metadata.version(package).split("+")[0]  # after it: for which GPU it was built
+        except metadata.PackageNotFoundError:
+            found[package] = "unknown"
+    root, sources = Path(s2llib.__file__).parent, hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        sources.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return found | {"s2llib": sources.hexdigest()[:12]}
+
+
+def _check_software(client: "Client", address: str) -> None:
+    """Every worker has this library, its very sources, and the same versions of what computes: what it makes is addressed as ours."""
+    import cloudpickle
+
+    own, mend = software(), "install it there from the same folder, or from the same commit with constraints.txt, and start the worker anew"
+    for worker, python in client.run(platform.python_version).items():  # first: another Python does not read functions of this one
+        if python.split(".")[:2] != own["Python"].split("."):
+            raise ParamsError(f"--executor {address}: the worker {worker} runs Python {python} and this machine {own['Python']}; {mend}.")
+    module = sys.modules[__name__]
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        answers = client.run(software)
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
+    for worker, theirs in answers.items():
+        if reason := theirs.get("missing"):
+            raise ParamsError(f"--executor {address}: the worker {worker} cannot import s2llib ({reason}); {mend}.")
+        for name, version in own.items():
+            if theirs[name] != version:
+                raise ParamsError(
+                    f"--executor {address}: the worker {worker} has {name} {theirs[name]} and this machine {version}, whose results may"
+                    f" differ; {mend}."
+                )
+
+
+def _check_inputs(client: "Client", address: str, lab: Lab) -> None:
+    """Every worker finds the same model and images, and would refuse nothing that is admitted here."""
+    own = _addresses(lab)
+    for worker, found in client.run(_inputs, lab.params.model_dump(), str(lab.store.root.resolve())).items():
+        if isinstance(found, str):
+            raise ParamsError(f"--executor {address}: the worker {worker} refuses: {found}")
+        if found != own:
             raise ParamsError(
-                f"--executor {address}: the worker {worker} has {found} and this machine {study._device.type}, whose results differ in"
+                f"--executor {address}: the worker {worker} reads another base model or other images under the same names; give paths on a"
+                " file system that all machines share."
+            )
+
+
+def _inputs(params: dict, root: str) -> list | str:
+    """On a worker: what the model and the images there are addressed by, or why they cannot be used."""
+    try:
+        lab = Lab(Params.model_validate(params), root)
+        lab.check()
+        return _addresses(lab)
+    except (ParamsError, DiskFull) as error:
+        return str(error)
+
+
+def _check_devices(client: "Client", address: str, lab: Lab) -> None:
+    """Every worker computes on the kind of device that is here: an artifact is addressed by it."""
+    for worker, found in client.run(_device, lab.params.device).items():
+        if found != lab.device.type:
+            raise ParamsError(
+                f"--executor {address}: the worker {worker} has {found} and this machine {lab.device.type}, whose results differ in"
                 " their last digits; start the study on a machine like its workers, or set device=cpu."
             )
 
 
 def _device(wanted: str) -> str:
     """On a worker: what it would compute on, or why it cannot."""
-    from s2llib.models.pipeline import pick_device
-
     try:
         return pick_device(wanted).type
     except ParamsError as error:
         return f"no such device ({error})"
+
+
+def _addresses(lab: Lab) -> list:
+    """What a study's model and, of a folder, its images are addressed by."""
+    return [lab.base.content, [domain.digest for domain in lab.domains] if lab.params.world.kind == "folder" else []]
 
 
 def _check_shared(client: "Client", address: str, root: Path) -> None:
@@ -168,50 +252,7 @@ def _check_shared(client: "Client", address: str, root: Path) -> None:
         )
 
 
-def precompute(study: "Study", stage: str, cells: list[tuple]) -> None:
-    """Make the artifacts of cells (domain, method, seed) on the cluster that $S2L_DASK names; without it, do nothing.
-
-    stage: the method of Study that makes one, such as `finetuned`. A cell that fails, or whose worker dies, is tried again and does
-    not stop the others; raises ParamsError or RuntimeError for the first that cannot be made, when all the others are.
-    """
-    address = os.environ.get(EXECUTOR)
-    if not address or not cells:
-        return
-    client = _client(address, study.params.device, study.params.hardware.workers)
-    from dask.distributed import as_completed
-
-    study.base_folder  # noqa: B018  trained once, here, not by every worker
-    params, root, fresh = study.params.model_dump(), str(study.store.root.resolve()), os.environ.get(FRESH)
-    named = {
-        client.submit(_compute, params, root, stage, (d.name, method, seed), fresh, pure=False, retries=RETRIES): (d.name, method, seed)
-        for d, method, seed in cells
-    }
-    failed = []
-    for future in track(as_completed(named), f"{stage} on the cluster", len(named)):
-        if future.status == "error":
-            failed.append(RuntimeError(_sentence(stage, named[future], future.exception())))
-        elif refusal := future.result():
-            failed.append(ParamsError(refusal))
-    if failed:
-        raise failed[0]
-
-
-def _sentence(stage: str, cell: tuple[str, str, int], error: BaseException) -> str:
-    """What became of a cell that could not be made."""
-    from dask.distributed import KilledWorker
-
-    domain, method, seed = cell
-    if isinstance(error, KilledWorker):
-        why = (
-            "its worker died each time, most likely for want of memory; start workers with --memory-limit 0, or lower attacks.batch,"
-            " sp.batch or hardware.workers"
-        )
-    else:
-        why = f"it failed {RETRIES + 1} times: {type(error).__name__}: {error}"
-    return f"{stage} of '{domain}', {method}, seed {seed}: {why}. Run the same command again to go on from here."
-
-
-def run(lab: "Lab", specs: list, what: str) -> None:
+def run(lab: Lab, specs: list, what: str) -> None:
     """Make what these specifications say on the cluster that $S2L_DASK names; without it, do nothing: it is made where it is asked for.
 
     One that fails, or whose worker dies, is tried again and does not stop the others; raises ParamsError or RuntimeError for the first
@@ -228,28 +269,22 @@ def run(lab: "Lab", specs: list, what: str) -> None:
     failed = []
     for future in track(as_completed(named), f"{what} on the cluster", len(named)):
         if future.status == "error":
-            failed.append(RuntimeError(f"{what}: {future.exception()}"))
+            failed.append(RuntimeError(_sentence(named[future], future.exception())))
         elif refusal := future.result():
             failed.append(ParamsError(refusal))
     if failed:
         raise failed[0]
 
 
-def _make(params: dict, root: str, spec: object, fresh: str | None) -> str:
-    """On a worker: make one artifact. Returns why it cannot be made, where trying again would not help."""
-    import torch
+def _sentence(spec: object, error: BaseException) -> str:
+    """What became of a specification that could not be made."""
+    from dask.distributed import KilledWorker
 
-    import s2llib.compute  # noqa: F401  fills the registry
-    from s2llib.artifact import made
-    from s2llib.lab import Lab
-
-    with _one_cell:
-        os.environ.pop(FRESH, None)  # of an earlier run that this worker served
-        os.environ |= {FRESH: fresh} if fresh else {}
-        os.environ[PROGRESS_FILE] = os.devnull  # the line of progress is that of whoever hands out the cells
-        torch.set_num_threads(1)
-        try:
-            made(Lab(Params.model_validate(params), root), spec)
-        except (ParamsError, DiskFull) as error:
-            return str(error)
-    return ""
+    if isinstance(error, KilledWorker):
+        why = (
+            "its worker died each time, most likely for want of memory; start workers with --memory-limit 0, or lower attacks.batch,"
+            " sp.batch or hardware.workers"
+        )
+    else:
+        why = f"it failed {RETRIES + 1} times: {first_line(error)}"
+    return f"{REGISTRY[type(spec)].name} of {about(spec)}: {why}. Run the same command again to go on from here."

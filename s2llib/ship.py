@@ -13,13 +13,18 @@ from pathlib import Path
 import torch
 from transformers import CLIPModel
 
+from s2llib.artifact import made
+from s2llib.command import guarded
+from s2llib.compute.models import folder as folder_of
+from s2llib.compute.models import pipeline as pipeline_of
+from s2llib.lab import Lab
 from s2llib.models.base import WORLD
 from s2llib.models.pipeline import base_folder
 from s2llib.models.unconditional import load_unconditional
 from s2llib.params import ParamsError, load_params, resolved
 from s2llib.report.base import base_metrics
 from s2llib.report.provenance import provenance
-from s2llib.study import Study
+from s2llib.studies.zero_prior import unconditional_model
 
 CARD = """# A base model of the lab (`{profile}`)
 
@@ -61,10 +66,10 @@ How its settings were found: [calibration.md](../lab/calibration.md).
 """
 
 
-def card(study: Study, metrics: dict[str, float], log: str) -> str:
+def card(lab: Lab, metrics: dict[str, float], log: str) -> str:
     """The model card: data, seeds, steps, metrics, and where its settings come from."""
-    p, source = study.params, provenance(study.params)
-    training = json.loads((study.base_folder / "training.json").read_text())
+    p, source = lab.params, provenance(lab.params)
+    training = json.loads((folder_of(lab, lab.base) / "training.json").read_text())
     stages = [
         f"{name}: {report['steps']} steps, loss {report['loss'][0]:.3f} to {report['loss'][-1]:.3f}" for name, report in training.items()
     ]
@@ -89,7 +94,8 @@ def card(study: Study, metrics: dict[str, float], log: str) -> str:
 def ship_unconditional() -> Path:
     p = load_params("lab-full")
     shipped, zero = resolved(p.zero_prior.path), p.zero_prior
-    folder = Study.from_profile("lab-full", {"zero_prior.path": None}).zero_folder()
+    lab = Lab.open("lab-full", {"zero_prior.path": None})
+    folder = made(lab, unconditional_model(lab))
     pipeline = load_unconditional(folder)
     pipeline.unet.to(torch.float16)
     pipeline.save_pretrained(shipped)
@@ -97,8 +103,14 @@ def ship_unconditional() -> Path:
     shutil.copy(folder / "training.json", shipped / "training.json")
     report = json.loads((folder / "training.json").read_text())
     data = p.world.model_dump(include={"members", "duplicated"}) | zero.model_dump(include={"size", "people", "batch", "epochs"})
-    made = {"steps": report["steps"], "first": report["loss"][0], "last": report["loss"][-1], "seed": p.seed, "world_seed": p.world.seed}
-    (shipped / "README.md").write_text(UNCONDITIONAL_CARD.format(copies=", ".join(map(str, p.world.copies)), **data, **made))
+    training = {
+        "steps": report["steps"],
+        "first": report["loss"][0],
+        "last": report["loss"][-1],
+        "seed": p.seed,
+        "world_seed": p.world.seed,
+    }
+    (shipped / "README.md").write_text(UNCONDITIONAL_CARD.format(copies=", ".join(map(str, p.world.copies)), **data, **training))
     return shipped
 
 
@@ -106,33 +118,34 @@ def ship_base(profile: str) -> Path:
     shipped = base_folder(load_params(profile))
     if not shipped:
         raise ParamsError(f"params/{profile}.yaml: base.path names no folder to ship to; set it.")
-    study = Study.from_profile(profile, {"retrain_base": True})
+    lab = Lab.open(profile, {"retrain_base": True})
+    folder, base = folder_of(lab, lab.base), pipeline_of(lab, lab.base)
     log = OWN_LOG if (shipped / "calibration.md").is_file() else OTHER_LOG.format(profile=profile)
-    metrics = base_metrics(study)
+    metrics = base_metrics(lab)
     for part in ("vae", "unet", "text_encoder"):
-        getattr(study.base, part).to(torch.float16).save_pretrained(shipped / part)
+        getattr(base, part).to(torch.float16).save_pretrained(shipped / part)
     for part in ("tokenizer", "scheduler"):
-        shutil.copytree(study.base_folder / part, shipped / part, dirs_exist_ok=True)
+        shutil.copytree(folder / part, shipped / part, dirs_exist_ok=True)
     for name in ("model_index.json", "training.json", WORLD):
-        shutil.copy(study.base_folder / name, shipped / name)
-    CLIPModel.from_pretrained(study.base_folder / "clip", dtype=torch.float16).save_pretrained(shipped / "clip")
+        shutil.copy(folder / name, shipped / name)
+    CLIPModel.from_pretrained(folder / "clip", dtype=torch.float16).save_pretrained(shipped / "clip")
     for part in ("vae", "unet", "text_encoder", "clip"):
         path = shipped / part / "config.json"
         config = {key: value for key, value in json.loads(path.read_text()).items() if key != "_name_or_path"}  # a folder of this machine
         if part in ("text_encoder", "clip"):  # so that plain from_pretrained loads every part in one precision
             config |= {"dtype": "float32"}
         path.write_text(json.dumps(config, indent=2) + "\n")
-    (shipped / "README.md").write_text(card(study, metrics, log))
+    (shipped / "README.md").write_text(card(lab, metrics, log))
     return shipped
 
 
 def main() -> int:
     wanted = sys.argv[1] if len(sys.argv) > 1 else "lab-full"
-    try:
-        shipped = ship_unconditional() if wanted == "--unconditional" else ship_base(wanted)
-    except ParamsError as error:
-        print(error, file=sys.stderr)
-        return 2
+    return guarded(lambda: _ship(wanted))
+
+
+def _ship(wanted: str) -> int:
+    shipped = ship_unconditional() if wanted == "--unconditional" else ship_base(wanted)
     print(f"{shipped}: {sum(path.stat().st_size for path in shipped.rglob('*') if path.is_file()) / 1e6:.1f} MB")
     return 0
 

@@ -19,7 +19,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
-__all__ = ["DiskFull", "Store", "digest", "file_digest", "folder_digest", "number", "room_on", "write_atomic"]
+from s2llib.params import ParamsError
+
+__all__ = ["DiskFull", "Store", "check_writable", "digest", "file_digest", "folder_digest", "number", "room_on", "write_atomic"]
 
 MANIFEST = "manifest.json"
 FRESH = "S2L_FRESH"  # a time: artifacts older than that are made again
@@ -53,6 +55,19 @@ def room_on(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def check_writable(folder: Path, variable: str) -> None:
+    """Raises ParamsError unless a folder, which need not be there yet, can be written to. variable: of the environment, that names it."""
+    at = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    mend = f"set ${variable} to a folder that you may write to"
+    if not at.is_dir():  # a file, or a link to a disk that is not there
+        raise ParamsError(f"{folder} cannot be written to: {at} is no folder; {mend}.")
+    for each in (at, *(at.glob("*/") if at == folder.absolute() and os.access(at, os.R_OK) else ())):
+        if not os.access(each, os.R_OK | os.W_OK | os.X_OK):  # one inside may be of another user: of an earlier run in a container
+            raise ParamsError(f"{each} cannot be written to by this user; {mend}.")
+    if shutil.disk_usage(at).free < 2**20:
+        raise ParamsError(f"The disk of {folder} is full; make room, or {mend}.")
+
+
 def digest(value: object) -> str:
     """SHA-256 of a JSON-able value, the same for the same content in any key order."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -79,7 +94,7 @@ def write_atomic(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        new.write_text(text)
+        new.write_text(text, encoding="utf-8")
         os.replace(new, path)
     except BaseException:
         new.unlink(missing_ok=True)

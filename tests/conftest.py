@@ -3,7 +3,7 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPConfig, CLIPModel
 
-from s2llib import Lab, Study
+from s2llib import Lab
 from s2llib.models import mini
 from s2llib.models.pipeline import load_pipeline
 from s2llib.params import UNet
@@ -34,12 +34,6 @@ def pipeline_folder(tmp_path_factory):
 @pytest.fixture
 def pipeline(pipeline_folder):
     return load_pipeline(pipeline_folder)
-
-
-@pytest.fixture(scope="session")
-def study():
-    """The tiny study; its artifacts are shared with the notebooks' run."""
-    return Study.from_profile("tiny")
 
 
 @pytest.fixture(scope="session")

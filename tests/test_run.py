@@ -12,12 +12,15 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import nbformat
 import numpy as np
 import psutil
 import pytest
 from PIL import Image
 
-from s2llib import Study, run
+from s2llib import ParamsError, Study, run
+from s2llib.kernel import Failure, check_kernel, check_notebook, execute
+from s2llib.models.base import content
 from s2llib.progress import progress, track
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -169,8 +172,136 @@ def test_a_model_and_two_folders_of_images_become_a_report(tmp_path, pipeline_fo
     assert re.findall(r"^(\d\d)_\S+ +made", done.stdout, re.MULTILINE) == ["09"]
     report = (tmp_path / "figures" / "audit" / "audit_report.md").read_text()
     assert "8 suspected images against 8 non-members of the same domain" in report
+    read = f"| unet | UNet2DConditionModel | float32 | {content(pipeline_folder / 'unet')[:12]} |"
+    assert read in report and read in done.stderr, "before anything is computed, and in the report"
     executed = (tmp_path / "artifacts" / "runs" / "audit" / "09_audit_your_model.ipynb").read_text()
     assert "No trials here. Whether the suspected images are members is what is asked here" in executed
+
+
+# the kernel
+
+WHO = "import sys, os; from importlib.util import find_spec; print(sys.executable, find_spec('s2llib').origin, profile, os.getcwd())"
+
+
+def notebook(folder, *cells, tags=("parameters",), **metadata):
+    """A notebook with a cell of parameters and these; its path and that of its outputs."""
+    made = [nbformat.v4.new_code_cell("profile = None", metadata={"tags": list(tags)}), *map(nbformat.v4.new_code_cell, cells)]
+    nbformat.write(nbformat.v4.new_notebook(cells=made, metadata=metadata), folder / "01_in.ipynb")
+    return folder / "01_in.ipynb", folder / "01_out.ipynb"
+
+
+def foreign(folder):
+    """A kernel of somebody else, called python3, in a folder for $JUPYTER_PATH."""
+    at = folder / "jupyter" / "kernels" / "python3"
+    at.mkdir(parents=True)
+    (at / "kernel.json").write_text('{"argv": ["/bin/false"], "display_name": "Python 3", "language": "python"}')
+    return str(folder / "jupyter")
+
+
+@pytest.mark.parametrize("metadata", [{"kernelspec": {"name": "conda-env-foo-py", "display_name": "foo", "language": "R"}}, {}])
+def test_the_kernel_is_this_interpreter_with_this_library_whatever_is_installed(tmp_path, monkeypatch, metadata):
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "s2llib").mkdir(parents=True)
+    (elsewhere / "s2llib" / "__init__.py").write_text("raise RuntimeError('another one')")
+    monkeypatch.setenv("JUPYTER_PATH", foreign(tmp_path))
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", "/proc/nowhere")
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    monkeypatch.setenv("PYTHONPATH", str(elsewhere))
+    monkeypatch.chdir(elsewhere)
+    path, to = notebook(tmp_path, WHO, **metadata)
+    assert execute(path, to, {"profile": "tiny"}, lambda cell: None) is None
+    (output,) = nbformat.read(to, 4).cells[-1].outputs
+    assert output.text.split() == [sys.executable, str(ROOT / "s2llib" / "__init__.py"), "tiny", str(elsewhere)]
+
+
+REFUSES = "class ParamsError(ValueError): pass\nraise ParamsError('sp.images is 0; it must be 1.')"
+DIED = "cell 3: the kernel died, most likely for want of memory; lower attacks.batch and sp.batch"
+
+
+@pytest.mark.parametrize(
+    ("cell", "failure"),
+    [
+        (REFUSES, Failure("sp.images is 0; it must be 1.", refused=True)),
+        (r"raise RuntimeError('\n\x1b[31mshapes differ\x1b[0m\nand so on')", Failure("cell 3: RuntimeError: shapes differ")),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", Failure(DIED)),
+    ],
+)
+def test_what_fails_in_a_cell_is_one_sentence(tmp_path, cell, failure):
+    reached = []
+    assert execute(*notebook(tmp_path, cell), {"profile": "tiny"}, reached.append) == failure
+    assert reached == [0, 1, 2]
+
+
+def test_a_kernel_that_does_not_start_is_one_sentence_with_its_last_words(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    (tmp_path / "python").write_text("#!/bin/sh\necho a traceback >&2\necho no module named ipykernel >&2\nexit 1\n")
+    (tmp_path / "python").chmod(0o755)
+    failure = execute(*notebook(tmp_path), {"profile": "tiny"}, lambda cell: None)
+    assert failure == Failure(f"no cell: the kernel {tmp_path / 'python'} did not start (no module named ipykernel)")
+
+
+def test_what_runs_notebooks_is_missing_before_any_is_run(monkeypatch):
+    monkeypatch.setattr("s2llib.kernel.find_spec", lambda name: None if name == "ipykernel" else name)
+    with pytest.raises(ParamsError, match=r"^ipykernel, which runs the notebooks, is missing in .*; pip install -e \. in "):
+        check_kernel()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [(None, "has lost the tag 'parameters'"), ("<<<<<<< HEAD", "cannot be read as a notebook (JSONDecodeError)")]
+)
+def test_a_notebook_that_no_profile_would_reach_is_refused(tmp_path, text, message):
+    path, _ = notebook(tmp_path, tags=())
+    if text:
+        path.write_text(text)
+    with pytest.raises(ParamsError) as error:
+        check_notebook(path)
+    assert message in str(error.value)
+    assert str(error.value).endswith("restore it: git checkout -- notebooks/01_in.ipynb")
+
+
+def test_a_package_without_its_notebooks_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    with pytest.raises(ParamsError, match=r"There are no notebooks in .*; call this from a checkout of the repository"):
+        run.selected(None, None)
+
+
+# what a user types
+
+
+@pytest.mark.parametrize(
+    ("pair", "value"),
+    [
+        ("base.path=/data/no #1", "/data/no #1"),
+        ("base.path=2024-01-01", "2024-01-01"),
+        (r"base.path=C:\models", r"C:\models"),
+        ("base.path='/a b'", "/a b"),
+        ("base.path=~", None),
+        ("base.path=~/model", "~/model"),
+        ("world.subject=no", "no"),
+        ("world.subject=007", "007"),
+        ("world.instance=photo: {name}, smiling", "photo: {name}, smiling"),
+        ("world.folders.member=/x: y", "/x: y"),
+        ("sp.suffix=", ""),
+        ("sp.images=96", 96),
+        ("finetune.lora.lr=1e-4", "1e-4"),
+        ("world.domains=[zoe, ann]", ["zoe", "ann"]),
+    ],
+)
+def test_text_is_taken_as_it_is_typed_and_the_rest_as_yaml(pair, value):
+    assert list(run.overrides([pair]).values()) == [value]
+
+
+@pytest.mark.parametrize("value", ["[a", "2024-13-45"])
+def test_what_is_no_yaml_is_one_sentence(value):
+    with pytest.raises(ParamsError) as error:
+        run.overrides([f"finetune.methods={value}"])
+    assert str(error.value).endswith(f"{value!r} is not a YAML value; put text in quotes, such as --set \"finetune.methods='...'\".")
+
+
+def test_a_terminal_without_a_size_has_80_columns(monkeypatch):
+    assert run.columns() > 0
+    monkeypatch.setattr(os, "get_terminal_size", lambda _: (_ for _ in ()).throw(OSError("Inappropriate ioctl for device")))
+    assert run.columns() == 80
 
 
 @pytest.mark.parametrize(
@@ -218,5 +349,5 @@ def test_every_code_version_is_part_of_a_notebooks_key():
 def test_help_needs_nothing_installed():
     done = subprocess.run(["bash", "run_all.sh", "--help"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0
-    for flag in ("--profile", "--only", "--from", "--fresh", "--set", "--executor", "--test", "--help"):
+    for flag in ("--profile", "--only", "--from", "--fresh", "--set", "--executor", "--check", "--test", "--help"):
         assert flag in done.stdout

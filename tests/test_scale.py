@@ -1,9 +1,11 @@
 """Cells on a cluster: the same tables, and what happens when workers, addresses and cells fail."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from pathlib import Path
@@ -93,6 +95,7 @@ def test_a_killed_worker_costs_its_cell_alone(cluster, changes, tmp_path, monkey
 def test_a_cell_that_fails_is_named_and_does_not_stop_the_others(cluster, changes, tmp_path, monkeypatch):
     study = Study.from_profile("tiny", changes, root=tmp_path)
     monkeypatch.setenv(EXECUTOR, cluster.scheduler.address)
+    check_executor(study)  # these workers have all that is needed
     cells = [(study.domains[0], "no such method", 0), (study.domains[0], "lora", 0)]
     with pytest.raises(RuntimeError, match=r"finetuned of 'ada abeck', no such method, seed 0: it failed 3 times"):
         precompute(study, "finetuned", cells)
@@ -115,6 +118,16 @@ def test_a_cluster_that_does_not_answer_is_one_sentence_before_any_compute(study
     assert "\n" not in str(error.value)
 
 
+def test_a_scheduler_of_another_dask_is_one_sentence(study, monkeypatch):
+    def refuse(*_, **__):
+        raise TypeError("unexpected keyword\nand so on")
+
+    monkeypatch.setattr(scale, "_dask", lambda: refuse)
+    monkeypatch.setenv(EXECUTOR, "tcp://10.0.0.1:8786")
+    with pytest.raises(ParamsError, match=r"there is no speaking with the scheduler \(TypeError: unexpected keyword\); install there"):
+        check_executor(study)
+
+
 def test_the_runner_says_so_in_one_line(tmp_path):
     command = [sys.executable, "-m", "s2llib.run", "--profile", "tiny", "--only", "00", "--executor", "somewhere"]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"S2L_HOME": str(tmp_path / "artifacts")}, capture_output=True, text=True)
@@ -131,6 +144,83 @@ def test_workers_that_do_not_see_the_store_are_refused(tmp_path):
     with pytest.raises(ParamsError, match=r"the worker tcp://10.0.0.3:1 does not see .*set \$S2L_HOME"):
         scale._check_shared(Elsewhere(), "tcp://10.0.0.1:8786", tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+class Worker:
+    """A cluster of one worker, which answers with what it is given."""
+
+    def __init__(self, python, **others):
+        self.python, self.found = python, scale.software() | others
+
+    def run(self, function, *_):
+        return {"tcp://10.0.0.2:1": self.python if function is platform.python_version else self.found}
+
+
+HERE = platform.python_version()
+
+
+@pytest.mark.parametrize(
+    ("worker", "message"),
+    [
+        (Worker("3.9.1"), f"the worker tcp://10.0.0.2:1 runs Python 3.9.1 and this machine {HERE.rpartition('.')[0]}; install it there"),
+        (Worker(HERE, missing="ModuleNotFoundError: No module named 's2llib'"), "cannot import s2llib (ModuleNotFoundError: No module"),
+        (Worker(HERE, torch="2.0.0"), f"has torch 2.0.0 and this machine {scale.software()['torch']}, whose results may differ; install"),
+        (Worker(HERE, s2llib="0123456789ab"), "has s2llib 0123456789ab and this machine"),
+    ],
+)
+def test_workers_with_other_software_are_refused(worker, message):
+    with pytest.raises(ParamsError) as error:
+        scale._check_software(worker, "tcp://10.0.0.1:8786")
+    assert message in str(error.value)
+    scale._check_software(Worker(HERE), "tcp://10.0.0.1:8786")
+
+
+def test_a_worker_without_the_library_is_one_sentence(study, monkeypatch, tmp_path):
+    """A true one, of this interpreter, which sees installed packages but neither this folder nor what is installed from a folder."""
+    from dask.distributed import Client, LocalCluster
+
+    begin = f"import sys; sys.path.append({sysconfig.get_path('purelib')!r}); from distributed.cli.dask_worker import main; main()"
+    with LocalCluster(n_workers=0, processes=False, dashboard_address=None, host="127.0.0.1", protocol="tcp") as cluster, Client(cluster):
+        address = cluster.scheduler.address
+        bare = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        command = [sys.executable, "-S", "-c", begin, address, "--no-nanny", "--no-dashboard", "--nthreads", "1"]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        worker = subprocess.Popen(command, cwd=tmp_path, env=bare, **quiet)
+        try:
+            monkeypatch.setenv(EXECUTOR, address)
+            with pytest.raises(
+                ParamsError, match=r"cannot import s2llib \(ModuleNotFoundError: No module named 's2llib'\); install it there"
+            ):
+                check_executor(study)
+        finally:
+            worker.kill()
+            worker.wait()
+            scale._client(address, "auto", None).close()
+            scale._client.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (["another key", []], "the worker tcp://10.0.0.2:1 reads another base model or other images under the same names"),
+        ("base.path: /m is no pipeline.", "the worker tcp://10.0.0.2:1 refuses: base.path: /m is no pipeline."),
+    ],
+)
+def test_workers_that_read_another_model_or_refuse_it_are_refused(changes, tmp_path, answer, message):
+    class Elsewhere:
+        def run(self, *_):
+            return {"tcp://10.0.0.2:1": answer}
+
+    study = Study.from_profile("tiny", changes, root=tmp_path)
+    with pytest.raises(ParamsError, match=message):
+        scale._check_inputs(Elsewhere(), "tcp://10.0.0.1:8786", study)
+
+
+def test_a_worker_checks_its_model_and_images_itself(changes, tmp_path):
+    params = Study.from_profile("tiny", changes, root=tmp_path).params
+    missing = params.changed({"base.path": "/m"})
+    assert scale._inputs(missing.model_dump(), str(tmp_path)).startswith("base.path: /m is no diffusers pipeline")
+    assert scale._inputs(params.model_dump(), str(tmp_path)) == [Study(params).base_key, []]
 
 
 def test_workers_on_another_kind_of_device_are_refused(tmp_path):

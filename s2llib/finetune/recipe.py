@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor
 
-from s2llib.data.domain import Domain, Photos
+from s2llib.data.domain import PUBLIC, Domain, Photos
 from s2llib.finetune.embedding import pop_rows
 from s2llib.finetune.hypernetwork import load_hypernetwork, pop_hypernetwork, save_hypernetwork
 from s2llib.finetune.methods import Method
@@ -21,7 +21,7 @@ from s2llib.models.pipeline import load_pipeline
 from s2llib.params import Hardware, ParamsError, Recipe
 
 __all__ = [
-    "FINETUNE_VERSION", "denoising_target", "finetune", "learning_rates", "load_adapters", "load_finetuned",
+    "FINETUNE_VERSION", "check_captions", "denoising_target", "finetune", "learning_rates", "load_adapters", "load_finetuned",
     "prompt_of", "save_finetuned",
 ]  # fmt: skip
 
@@ -41,6 +41,17 @@ def prompt_of(how: Method, domain: Domain, text: str) -> str:
             " (and of the captions, with attacks.caption)."
         )
     return text.replace(domain.instance_prompt, placeholder(domain.name))
+
+
+def check_captions(how: Method, domain: Domain, key: str) -> None:
+    """Raises ParamsError, naming the key that asks for captions, if one lacks the prompt that `prompt_of` replaces."""
+    for photos in (some for split, some in domain.splits.items() if split != PUBLIC):
+        for path, text in zip(photos.paths, photos.captions, strict=True):
+            if domain.instance_prompt not in text:
+                raise ParamsError(
+                    f"{key}: {how.title} learns a token in place of '{domain.instance_prompt}', which the caption '{text}' of {path} lacks;"
+                    " put it into every caption, set world.instance to a part of them, or do without one of the two."
+                )
 
 
 def learning_rates(how: Method, recipe: Recipe) -> dict[str, float]:

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from s2llib.metrics.images import Sample
+from s2llib.params import first_line
 
 __all__ = ["brisque", "kid", "kid_sample", "no_brisque", "recognised"]
 
@@ -25,9 +26,14 @@ def no_brisque() -> str:
     """Why BRISQUE cannot be computed here; empty if it can."""
     try:
         _library()
-    except ImportError as error:
-        reason = str(error).strip().splitlines()[0]
+    except ModuleNotFoundError as error:
+        reason = first_line(error)
         return f"the package brisque cannot be imported ({reason}); pip install -e '.[quality]' in the repository, with a compiler"
+    except Exception as error:  # a shared object that does not load is an OSError, one of another numpy may be any
+        return (
+            f"the package brisque is installed and cannot be imported ({first_line(error)}); pip install --force-reinstall --no-cache-dir"
+            " --no-deps brisque libsvm-official, with a compiler"
+        )
     return ""
 
 

@@ -1,15 +1,17 @@
 """The base model of a profile: a folder that the user names, or the mini Stable Diffusion trained stage by stage."""
 
 import json
+import shutil
 import tempfile
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
+from s2llib.data.portraits import SIZE
 from s2llib.data.worlds import auxiliary_images, data_version, training_photos
-from s2llib.models.pipeline import PARTS, base_folder
-from s2llib.params import Params, ParamsError
+from s2llib.models.pipeline import PARTS, base_folder, check_folder, load_pipeline
+from s2llib.params import Params, ParamsError, resolved
 from s2llib.store import Store, digest, file_digest, folder_digest
 
 __all__ = [
@@ -17,10 +19,13 @@ __all__ = [
     "auxiliary_inputs",
     "base_key",
     "base_model",
+    "base_name",
     "base_tokenizer",
+    "check_base",
     "check_trained_on",
     "check_world",
     "content",
+    "image_edge",
     "training_world",
 ]
 
@@ -28,6 +33,7 @@ VAE_VERSION = 1
 CLIP_VERSION = 2
 UNET_VERSION = 2
 BASE_VERSION = 2
+FUSED_VERSION = 1
 
 WORLD = "world.json"  # in a base model's folder: what its UNet was trained on
 
@@ -67,19 +73,58 @@ def base_key(p: Params) -> str:
     folder = base_folder(p)
     if not folder:
         return digest([BASE_VERSION, _inputs(p)["unet"]])
+    key = _key_of(folder)
+    return digest([FUSED_VERSION, _fused_inputs(p, key)]) if p.base.lora else key
+
+
+def _key_of(folder: Path) -> str:
     parts = {part: content(folder / part) for part in (*PARTS, "clip") if (folder / part).is_dir()}
     return digest(parts | {"index": file_digest(folder / "model_index.json")})
 
 
-def content(folder: Path) -> str:
-    """`folder_digest`, computed once as long as names, sizes and times stay: every variant of a study asks for it."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return _digest_of(folder, tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+def _fused_inputs(p: Params, base: str) -> dict:
+    """What a base with a LoRA in it depends on: the base's own key, the LoRA's files, the scale."""
+    from s2llib.models.lora import lora_files
+
+    files = [path for file in lora_files(resolved(p.base.lora)).values() for path in (file, file.with_name("adapter_config.json"))]
+    return {"base": base, "lora": [content(path) for path in files if path.is_file()], "scale": p.base.lora_scale}
+
+
+def base_name(p: Params) -> str:
+    """What the base model is called: its name on the hub or its folder's, with its LoRA's; or `trained here`."""
+    if p.trains_base:
+        return "trained here"
+    lora = f" + {resolved(p.base.lora).absolute().name} at {p.base.lora_scale:g}" if p.base.lora else ""
+    return (p.base.hub or base_folder(p).name) + lora
+
+
+def check_base(p: Params) -> None:
+    """Raises ParamsError unless the base, where it is not trained here, is a pipeline, and its LoRA is one of it."""
+    if p.trains_base:
+        if p.base.lora:
+            raise ParamsError(
+                "base.lora goes onto the base in base.path, but retrain_base trains another; set retrain_base=false, or no LoRA."
+            )
+        return
+    folder = base_folder(p)
+    check_folder(folder)
+    if p.base.lora:
+        from s2llib.models.lora import check_lora
+
+        check_lora(resolved(p.base.lora), folder)
+    elif (beside := folder / "pytorch_lora_weights.safetensors").is_file():
+        raise ParamsError(f"base.path: {folder} holds a LoRA beside the pipeline; set base.lora={beside} to fuse it, or move it elsewhere.")
+
+
+def content(at: Path) -> str:
+    """A file's or a folder's digest, computed once as long as names, sizes and times stay: every variant of a study asks for it."""
+    files = [at] if at.is_file() else sorted(path for path in at.rglob("*") if path.is_file())
+    return _digest_of(at, tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
 
 
 @lru_cache(maxsize=64)
-def _digest_of(folder: Path, _files: tuple) -> str:
-    return folder_digest(folder)
+def _digest_of(at: Path, _files: tuple) -> str:
+    return file_digest(at) if at.is_file() else folder_digest(at)
 
 
 def base_tokenizer(p: Params):
@@ -92,6 +137,23 @@ def base_tokenizer(p: Params):
 
     with tempfile.TemporaryDirectory() as scratch:
         return mini.build_tokenizer(Path(scratch))
+
+
+def image_edge(p: Params) -> int:
+    """Edge of the base model's images in pixels, also before the model is trained or loaded. Raises ParamsError."""
+    folder = base_folder(p)
+    if not folder:
+        return SIZE
+    try:
+        unet, vae = (json.loads((folder / part / "config.json").read_text(encoding="utf-8")) for part in ("unet", "vae"))
+    except ValueError:
+        raise ParamsError(f"base.path: the config.json of {folder}'s unet or vae is no JSON; copy the model's folder again.") from None
+    if not isinstance(size := unet.get("sample_size"), int):
+        raise ParamsError(
+            f"base.path: {folder / 'unet' / 'config.json'} says that sample_size is {size!r}; write the edge of its latents there, such as"
+            " 64 for images of 512 x 512 pixels."
+        )
+    return size * 2 ** (len(vae.get("block_out_channels", [0])) - 1)
 
 
 def check_world(p: Params, mend: str = "set retrain_base=true to train a base for this world") -> None:
@@ -125,9 +187,25 @@ def check_trained_on(folder: Path, attacked: dict, people: str, mend: str) -> No
 def base_model(p: Params, store: Store) -> Path:
     """The folder of the base pipeline (beside its parts, a trained one has `clip/` and `training.json`)."""
     folder = base_folder(p)
+    if folder and p.base.lora:
+        return store.get("fused", FUSED_VERSION, _fused_inputs(p, _key_of(folder)), lambda new: _fuse(p, folder, new))
     if folder:
         return folder
     return store.get("base", BASE_VERSION, _inputs(p)["unet"], lambda new: _assemble(p, store, new))
+
+
+def _fuse(p: Params, folder: Path, new: Path) -> None:
+    """The pipeline of a folder with the LoRA in its weights, in float32, and what lies beside the pipeline."""
+    from s2llib.models.lora import fuse
+
+    pipeline = load_pipeline(folder)
+    fuse(pipeline, resolved(p.base.lora), p.base.lora_scale)
+    pipeline.save_pretrained(new)
+    if (folder / "clip").is_dir():
+        shutil.copytree(folder / "clip", new / "clip")
+    for name in ("training.json", WORLD):
+        if (folder / name).is_file():
+            shutil.copy(folder / name, new / name)
 
 
 def _assemble(p: Params, store: Store, new: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from s2llib.params import Hardware, ParamsError
+from s2llib.params import Hardware, ParamsError, first_line
 
 __all__ = [
     "autocast", "check_hardware", "computes_on", "free_memory", "halved", "in_batches", "is_out_of_memory", "optimizer_class", "prepare",
@@ -34,16 +34,15 @@ def check_hardware(p: Hardware, device: torch.device) -> None:
 
 
 def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
-    """AdamW of torch, or that of bitsandbytes with a state of 8 bits; raises ParamsError if the latter is not installed."""
+    """AdamW of torch, or that of bitsandbytes with a state of 8 bits; raises ParamsError if the latter cannot be imported."""
     if name == "adamw":
         return torch.optim.AdamW
     try:
         from bitsandbytes.optim import AdamW8bit
-    except ImportError as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # where its CUDA library does not load, it raises a RuntimeError
         raise ParamsError(
-            f"hardware.optimizer is 'adamw8bit' but bitsandbytes cannot be imported ({reason}); pip install bitsandbytes, or set it to"
-            " adamw."
+            f"hardware.optimizer is 'adamw8bit' but bitsandbytes cannot be imported ({first_line(error)}); pip install bitsandbytes, or set"
+            " it to adamw."
         ) from None
     return AdamW8bit
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
+from s2llib.models.single_file import attached, mistaken
 from s2llib.params import Params, ParamsError, resolved
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def pick_device(wanted: str) -> "torch.device":
 def check_folder(folder: Path) -> None:
     """Raises ParamsError unless the folder is a Stable Diffusion pipeline with safetensors weights."""
     index = folder / "model_index.json"
+    if not index.is_file() and (reason := mistaken(folder)):
+        raise ParamsError(f"base.path: {folder} {reason}")
     if folder.is_file():
         raise ParamsError(f"base.path: {folder} is one file; a diffusers folder is needed. {_one_file(folder)}")
     if not index.is_file():
@@ -53,6 +56,8 @@ def check_folder(folder: Path) -> None:
         raise ParamsError(f"base.path: {index} is not JSON; save the pipeline again with save_pretrained.") from None
     if parts.get("_class_name") != "StableDiffusionPipeline":
         raise ParamsError(f"base.path: {folder} holds a {parts.get('_class_name')}; a StableDiffusionPipeline is needed.")
+    if reason := attached(folder):
+        raise ParamsError(f"base.path: {folder} {reason}")
     for part in PARTS:
         if not parts.get(part, [None])[0] or not (folder / part).is_dir():
             raise ParamsError(f"base.path: {folder} has no {part}; a Stable Diffusion pipeline needs {', '.join(PARTS)}.")

@@ -16,12 +16,24 @@ from s2llib.params.finetuning import (
     TextualInversionLoRA,
 )
 from s2llib.params.private import Encoder, PrivateLoRA
-from s2llib.params.profile import Hardware, Params, Statistics, load_params, profiles, sentence
-from s2llib.params.section import Distinct, ParamsError, Positive, Section, Some, Timestep, below_repository, resolved
+from s2llib.params.profile import Hardware, Params, Statistics, load_params, profiles, sentence, takes_text
+from s2llib.params.section import (
+    PARAMS_DIR,
+    Distinct,
+    ParamsError,
+    Positive,
+    Section,
+    Some,
+    Timestep,
+    below_repository,
+    first_line,
+    resolved,
+)
 from s2llib.params.studies import Audit, UnconditionalRecipe, ZeroPrior
 from s2llib.params.world import SP, UNet, World
 
 __all__ = [
+    "PARAMS_DIR",
     "SP",
     "Attacks",
     "Audit",
@@ -53,8 +65,10 @@ __all__ = [
     "World",
     "ZeroPrior",
     "below_repository",
+    "first_line",
     "load_params",
     "profiles",
     "resolved",
     "sentence",
+    "takes_text",
 ]

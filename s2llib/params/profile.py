@@ -1,7 +1,7 @@
 """A profile: all sections, read from `params/NAME.yaml`."""
 
 import os
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
@@ -14,7 +14,7 @@ from s2llib.params.section import PARAMS_DIR, Count, ParamsError, Positive, Sect
 from s2llib.params.studies import Ablations, Audit, Priors, ZeroPrior
 from s2llib.params.world import SP, Base, World
 
-__all__ = ["Hardware", "Params", "Statistics", "load_params", "profiles", "sentence"]
+__all__ = ["Hardware", "Params", "Statistics", "load_params", "profiles", "sentence", "takes_text"]
 
 
 class Hardware(Section):
@@ -86,8 +86,12 @@ def _read(profile: str, below: tuple[str, ...] = ()) -> dict:
     if not path.is_file():
         raise ParamsError(f"Unknown profile '{profile}': there is no {path.name} in params/; known: {', '.join(profiles())}.")
     try:
-        own = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
+        own = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
+    except UnicodeDecodeError:
+        raise ParamsError(f"params/{path.name} is not UTF-8 text; save it as UTF-8.") from None
+    except OSError as error:
+        raise ParamsError(f"params/{path.name} cannot be read ({error.strerror}); make it readable, or name another profile.") from None
+    except (yaml.YAMLError, ValueError) as error:
         raise ParamsError(f"params/{path.name} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(own, dict):
         raise ParamsError(f"params/{path.name} holds no keys with values; write KEY: VALUE, such as seed: 0.")
@@ -108,6 +112,18 @@ def _nested(key: str, value: object) -> dict:
     for part in reversed(key.split(".")):
         value = {part: value}
     return value
+
+
+def takes_text(key: str) -> bool:
+    """Whether the value of a key such as base.path is text: a path, a name, a prompt."""
+    kind: object = Params
+    for part in key.split("."):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            field = kind.model_fields.get(part)
+            kind = field.annotation if field else None
+        else:
+            kind = get_args(kind)[1] if get_origin(kind) is dict else None
+    return kind in (str, str | None)
 
 
 def sentence(source: str, error: ValidationError, of: type[BaseModel] | None = None) -> str:
@@ -137,6 +153,8 @@ def load_params(profile: str | None = None, overrides: dict | None = None) -> Pa
     profile = profile or os.environ.get("S2L_PROFILE") or "lab"
     raw = _read(profile)
     for key, value in (overrides or {}).items():
+        if key == "profile":
+            raise ParamsError("profile is no parameter that can be changed; name it with --profile, or in $S2L_PROFILE.")
         if key in ("base.path", "base.hub") and value:  # one names the model, so the profile's other one does not
             raw = _merged(raw, {"base": {"path": None, "hub": None}})
         if key == "world.folder" and value:  # nor its folders

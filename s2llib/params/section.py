@@ -1,6 +1,7 @@
 """What every section of parameters is made of: types, checks, and the error that they end in."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ __all__ = [
     "Timestep",
     "Two",
     "below_repository",
+    "first_line",
     "multiple_of",
     "resolved",
 ]
@@ -40,7 +42,7 @@ class ParamsError(ValueError):
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _distinct(values: list) -> list:
@@ -70,12 +72,20 @@ Axis = AfterValidator(_rising)
 Two = Field(min_length=2)
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, on one line: its class and the first line that holds anything."""
+    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
 def below_repository(path: str) -> Path:
     """A folder that is written to; a relative one is below the repository, from whatever folder a notebook is run."""
     return PARAMS_DIR.parent / Path(path).expanduser()
 
 
 def resolved(path: str) -> Path:
-    """A file or folder of a profile; a relative one that is not below the working directory is below the repository."""
+    """A file or folder of a profile; a relative one that is not below the working directory is below the repository. Raises ParamsError."""
+    if os.name == "posix" and re.match(r"[A-Za-z]:[\\/]", path):
+        raise ParamsError(f"{path} is a path of Windows; write it as this system sees it, such as /mnt/c/Users/... in WSL.")
     given, root = Path(os.path.expanduser(path)), PARAMS_DIR.parent
     return given if given.is_absolute() or given.exists() else root / given

@@ -116,10 +116,15 @@ class UNet(Section):
 
 
 class Base(Section):
-    """The model under attack: a diffusers folder (`path`), a hub model (`hub`), or one trained here."""
+    """The model under attack: a diffusers folder (`path`), a hub model (`hub`), or one trained here.
+
+    lora: a LoRA's file or folder, fused into that folder's or hub model's weights at lora_scale before anything is computed.
+    """
 
     path: str | None = None
     hub: str | None = None
+    lora: str | None = None
+    lora_scale: Annotated[float, Field(gt=0, le=10)] = 1.0
     auxiliary: Positive = 100
     vae: VAE = VAE()
     clip: CLIP = CLIP()
@@ -129,6 +134,10 @@ class Base(Section):
     def _one_source(self):
         if self.path and self.hub:
             raise ValueError("give `path` or `hub`, not both")
+        if self.lora and not (self.path or self.hub):
+            raise ValueError("lora is given but no base that it was trained on; set base.path or base.hub as well")
+        if self.lora_scale != 1 and not self.lora:
+            raise ValueError("lora_scale is given but no LoRA; set base.lora as well, or leave it out")
         return self
 
 

@@ -11,6 +11,7 @@ from s2llib.metrics.bootstrap import POOL_BELOW, Estimate
 from s2llib.params import Params, Statistics
 from s2llib.report.extraction import BEYOND, FALSE, extraction_table
 from s2llib.report.membership import Paired, change, collect, estimate_row, level, membership_table, moved, printed_membership
+from s2llib.report.reading import what_was_read
 from s2llib.stages.audit import AFTER, DEFENDED, EVIDENCE, Verdict
 from s2llib.study import PRETRAINED, Study
 
@@ -233,5 +234,7 @@ def audit_report(study: Study, text: str, table: pd.DataFrame, changes: pd.DataF
         printed_extraction(extraction).reset_index().to_markdown(index=False),
         "![closest matches](audit_gallery.png)",
         "The closest matches: suspected image, the nearest that the model generated, the nearest after S2L.",
+        "## What was read",
+        what_was_read(study, most=None),
     ]
     return "\n\n".join(parts) + "\n"

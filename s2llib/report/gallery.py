@@ -98,7 +98,7 @@ WIDE_TABLES = (
 def write_gallery(profile: str) -> None:
     """Write the gallery of a finished profile."""
     folder = figures_root() / profile
-    source = json.loads((folder / "provenance.json").read_text())
+    source = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
     hardware, commits = source["hardware"], sorted({made["commit"][:12] for made in source["files"].values()})
     seeds = ", ".join(f"{name} {value}" for name, value in source["seeds"].items())
     lines = [
@@ -115,5 +115,5 @@ def write_gallery(profile: str) -> None:
         if (folder / f"{name}.png").is_file():
             lines += ["", f"![{caption}]({profile}/{name}.png)"]
         if (folder / f"{name}.md").is_file() and name not in WIDE_TABLES:
-            lines += ["", (folder / f"{name}.md").read_text().strip()]
+            lines += ["", (folder / f"{name}.md").read_text(encoding="utf-8").strip()]
     write_atomic(figures_root() / "README.md", "\n".join(lines) + "\n")

@@ -3,7 +3,7 @@
 import os
 import platform
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from s2llib.params import Params
@@ -18,12 +18,19 @@ def _git_commit() -> str:
     root = Path(__file__).resolve().parents[2]
     run = lambda *words: subprocess.run(["git", *words], cwd=root, capture_output=True, text=True)  # noqa: E731
     try:
-        head = run("rev-parse", "HEAD")
-        if head.returncode:
+        above, head = run("rev-parse", "--show-toplevel"), run("rev-parse", "HEAD")
+        if head.returncode or Path(above.stdout.strip()).resolve() != root:  # unpacked from an archive, within another repository
             return "unknown"
         changed = run("status", "--porcelain", "--untracked-files=no", "--", "s2llib", "params").stdout.strip()
         return head.stdout.strip() + (" with uncommitted changes" if changed else "")
     except OSError:
+        return "unknown"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # put there without pip
         return "unknown"
 
 
@@ -46,7 +53,7 @@ def provenance(params: Params) -> dict:
         "parameters_digest": digest(params.model_dump(mode="json"))[:20],
         "parameters": params.model_dump(mode="json"),
         "commit": _git_commit(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "hardware": {"processor": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu},
     }

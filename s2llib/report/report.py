@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from s2llib.lab import Lab
 from s2llib.params import below_repository
 from s2llib.report.provenance import provenance
-from s2llib.store import digest, file_digest, write_atomic
+from s2llib.store import check_writable, digest, file_digest, write_atomic
 
 __all__ = ["Report", "figures_root"]
 
@@ -38,6 +38,7 @@ class Report:
         self.lab, self.notebook = lab, notebook
         self._parameters = digest(lab.params.model_dump(mode="json"))[:20]
         self.folder = figures_root() / lab.params.profile
+        check_writable(self.folder, "S2L_FIGURES")
         self.folder.mkdir(parents=True, exist_ok=True)
         self._record()
 
@@ -71,7 +72,7 @@ class Report:
         path = self.folder / "provenance.json"
         with FileLock(f"{path}.lock"):
             try:
-                files = json.loads(path.read_text())["files"]
+                files = json.loads(path.read_text(encoding="utf-8"))["files"]
             except (OSError, ValueError, KeyError):
                 files = {}
             if not names:

@@ -9,12 +9,12 @@ import pandas as pd
 from s2llib.compute.models import training
 from s2llib.data.domain import Domain
 from s2llib.finetune.methods import PRETRAINED
-from s2llib.lab import Lab
-from s2llib.params import Params
+from s2llib.lab import Lab, other_base, refuses
+from s2llib.params import Params, ParamsError
 from s2llib.studies.cells import Cell, collected
-from s2llib.studies.plan import scoring, tuned
+from s2llib.studies.plan import check_asked, check_other, scoring, tuned
 
-__all__ = ["Ablation", "ablation", "ablation_cells", "ablations", "other_base"]
+__all__ = ["Ablation", "ablation", "ablation_cells", "ablation_domains", "ablations", "refusal"]
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,20 @@ class Ablation:
     claim: Literal["rises", "depends"] | None
 
 
-def other_base(path: str) -> dict:
-    """What to override for the base model in another folder."""
-    return {"base.path": path, "base.hub": None, "retrain_base": False}
+@refuses
+def check(lab: Lab) -> None:
+    """The other base models are there and know this world; raises ParamsError."""
+    for path in lab.params.ablations.scale:
+        check_other(lab, other_base(path), "ablations.scale", "[]")
+
+
+def refusal(lab: Lab) -> str:
+    """Why there can be no ablations here; empty if there can."""
+    try:
+        check_asked(lab, ["textual_inversion"])
+    except ParamsError as error:
+        return str(error)
+    return ""
 
 
 def ablations(p: Params) -> dict[str, Ablation]:
@@ -81,7 +92,12 @@ def ablation(lab: Lab, a: Ablation) -> pd.DataFrame:
 
     Columns as `s2l.membership`, `value`, and `trainable`: the number of parameters that were trained.
     """
+    check_asked(lab, [a.method])
     cells = list(ablation_cells(lab, a))
-    found = collected(lab, cells, f"ablation, {a.label}")
+    return with_trainable(lab, collected(lab, cells, f"ablation, {a.label}"), cells)
+
+
+def with_trainable(lab: Lab, found: pd.DataFrame, cells: list[Cell]) -> pd.DataFrame:
+    """The scores of these cells with a column `trainable`: how many parameters were trained."""
     count = {(labels["value"], labels["method"]): training(lab, spec.model).get("trainable", 0) for spec, labels in cells}
     return found.assign(trainable=[count[pair] for pair in zip(found["value"], found["method"], strict=True)])

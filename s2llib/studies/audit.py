@@ -12,7 +12,7 @@ import pandas as pd
 
 from s2llib.data.domain import MEMBER, NONMEMBER, Domain
 from s2llib.finetune.methods import PRETRAINED
-from s2llib.lab import Lab
+from s2llib.lab import NO_BASE, Lab, refuses
 from s2llib.metrics.permutation import permutation_test, smallest_p
 from s2llib.models.base import base_key, base_model
 from s2llib.params import Audit, ParamsError
@@ -75,6 +75,7 @@ def _too_few(sizes: list[tuple[int, int]], p: Audit) -> str:
     )
 
 
+@refuses
 def check(lab: Lab) -> None:
     """Refuse what cannot run: raises ParamsError."""
     p = lab.params
@@ -194,7 +195,7 @@ def stranger(lab: Lab) -> Base | None:
     """A model of another world, which never saw the images (audit.stranger), trained here."""
     if not lab.params.audit.stranger:
         return None
-    elsewhere = lab.params.changed({"base.path": None, "base.hub": None} | lab.params.audit.stranger)
+    elsewhere = lab.params.changed(NO_BASE | lab.params.audit.stranger)
     return Base(base_key(elsewhere), base_model(elsewhere, lab.store))
 
 

@@ -25,18 +25,19 @@ from s2llib.metrics.clip import retrieved
 from s2llib.models import encoders
 from s2llib.models.base import auxiliary_inputs
 from s2llib.models.captioner import check_blip
+from s2llib.models.pipeline import base_folder
 from s2llib.params import ParamsError, Recipe, resolved
 from s2llib.progress import track
 from s2llib.scale import run
 from s2llib.specs import Captioner, Captions, Learnt, Model, PrivateTune, Replies, Sampling, SelfSupervised, Tune
 from s2llib.store import digest, folder_digest, number
-from s2llib.studies.extraction import own_judge
+from s2llib.studies.extraction import has_judge, own_judge
 from s2llib.studies.plan import private_recipe
 
 __all__ = [
     "SCENARIOS", "Evidence", "Target", "by_encoder", "by_epochs", "by_queries", "by_sampling", "by_similarity", "by_size", "by_wording",
     "check", "controls", "drawn", "private", "private_blind", "private_quality", "private_sets", "refusal", "reworded", "scenarios",
-    "shadows", "spent", "targets", "written",
+    "shadows", "specs", "spent", "targets", "written",
 ]  # fmt: skip
 
 # scenario: (who writes the caption, what the inference model is fitted on)
@@ -105,9 +106,9 @@ def check(lab: Lab) -> None:
         encoders.check_encoder(name, at)
     if p.captioner:
         check_blip(p.captioner)
-    if lab.base.path is None or own_judge(lab, lab.base):
+    if has_judge(lab.params):
         return
-    where = f"{lab.base.path} has no CLIP pair (clip/)"
+    where = f"{base_folder(lab.params)} has no CLIP pair (clip/)"
     if "clip" in (p.encoder, *p.encoders):
         raise ParamsError(f"blackbox.encoders: {where}; leave 'clip' out, or name one in encoder_folders.")
     if not p.captioner:
@@ -202,7 +203,7 @@ def written(lab: Lab, photos: Photos) -> list[str]:
         texts = lab.resident("auxiliary captions", lambda: auxiliary_images(lab.params.world, lab.params.base.auxiliary, lab.store)[1])
     else:
         texts = list(own.captions)
-    return captions(lab, Captions(photos, size, own_judge(lab, lab.base), tuple(sorted(set(texts))), own is not None))
+    return captions(lab, Captions(photos, size, own_judge(lab), tuple(sorted(set(texts))), own is not None))
 
 
 # similarity
@@ -375,6 +376,17 @@ def by_sampling(lab: Lab) -> pd.DataFrame:
     return studied(lab, "inference steps", {n: (some(lab), {"repeats": 1, "steps": n}) for n in lab.params.blackbox.sampling})
 
 
+def specs(lab: Lab) -> list:
+    """The models and the questions of all scenarios and studies; a caption that is written counts as one that is known."""
+    p = lab.params.blackbox
+    attacked = [*targets(lab), *shadows(lab)]
+    attacked += [target for n in p.epochs for target in some(lab, targets(lab, p.tune.model_copy(update={"steps": n})))]
+    attacked += [target for each in private_models(lab).values() for target in each]
+    texts = [(target, [*side.captions, *(f"written {text}" for text in side.captions)]) for target in attacked for side in target.sides]
+    questions = [question for target, each in texts for question in asked(lab, target.model, each, p.queries)]
+    return [*(target.model for target in attacked), *questions]
+
+
 # DP-SGD
 
 
@@ -420,7 +432,7 @@ def private_quality(lab: Lab) -> pd.DataFrame:
 def _hits(lab: Lab, target: Target) -> list[float] | None:
     """Whether the base's CLIP finds the right name, for each first generation of the members; None where there is no such."""
     named = [next((i for i, name in enumerate(lab.names) if name in text), None) for text in target.members.captions]
-    if None in named or own_judge(lab, lab.base) is None:
+    if None in named or own_judge(lab) is None:
         return None
     x = drawn(lab, target.model, target.members.captions, 1)[:, 0]
     condition = lab.params.world.condition

@@ -11,34 +11,55 @@ from s2llib.compute.models import folder, image_size
 from s2llib.data.domain import Domain
 from s2llib.data.worlds import domain_names, known_names
 from s2llib.finetune.methods import PRETRAINED
-from s2llib.lab import Lab
-from s2llib.params import ParamsError
+from s2llib.lab import Lab, other_base, refuses
+from s2llib.models.base import image_edge
+from s2llib.models.pipeline import base_folder
+from s2llib.params import Params, ParamsError
 from s2llib.progress import track
 from s2llib.scale import run
-from s2llib.specs import Judge, Model, OtherWays
+from s2llib.specs import Judge, OtherWays
 from s2llib.studies.cells import Cell, read
-from s2llib.studies.plan import cells, crowd, generations, search, tuned
+from s2llib.studies.plan import cells, check_other, crowd, generations, search, tuned
 
 __all__ = ["extracted", "extraction_cells", "memorising", "options", "searched"]
 
 
-def memorising(lab: Lab) -> Lab:
-    """The lab of the base model whose images are extracted (extraction.base); the same one, if the profile names none.
+@refuses
+def check(lab: Lab) -> None:
+    """The base model that is extracted from knows this world, and its images can be cut into tiles; raises ParamsError."""
+    p = lab.params.extraction
+    if p.base:
+        check_other(lab, memorising_overrides(lab), "extraction.base", "null")
+    for params in (lab.params, *([lab.params.changed(memorising_overrides(lab))] if p.base else [])):
+        edge = image_edge(params)
+        for key, tiles in p.model_dump(include={"tiles", "other_tiles"}).items():
+            if edge % tiles:
+                raise ParamsError(
+                    f"extraction.{key} is {tiles} but images of {edge} x {edge} pixels cannot be cut into {tiles} x {tiles} tiles; set"
+                    " it to a divisor."
+                )
 
-    Raises ParamsError if that base knows none of the domains.
-    """
+
+def memorising(lab: Lab) -> Lab:
+    """The lab of the base model whose images are extracted (extraction.base); the same one, if the profile names none."""
+    return lab.at(memorising_overrides(lab)) if lab.params.extraction.base else lab
+
+
+def memorising_overrides(lab: Lab) -> dict:
+    """What the lab of extraction.base has otherwise; raises ParamsError if that base knows none of the domains."""
     p, world = lab.params.extraction, lab.params.world
-    if not p.base:
-        return lab
     names = [name for name in domain_names(world) if name in known_names(world)[: p.people]]
     if not names:
         raise ParamsError(
             f"extraction.people: {p.base} was trained on the first {p.people} people, none of whom is in world.domains; add one, or"
             " set extraction.base=null."
         )
-    seeds = lab.params.finetune.seeds[:1]  # what varies most are the people, and there are few
-    another = {"base.path": p.base, "base.hub": None, "retrain_base": False, "extraction.base": None, "base.unet.people": p.people}
-    return lab.at(another | {"world.domains": names[: p.domains], "finetune.seeds": seeds})
+    return other_base(p.base) | {
+        "extraction.base": None,
+        "base.unet.people": p.people,
+        "world.domains": names[: p.domains],
+        "finetune.seeds": lab.params.finetune.seeds[:1],  # what varies most are the people, and there are few
+    }
 
 
 def extraction_cells(lab: Lab, methods: list[str] | None = None, domains: list[Domain] | None = None) -> Iterator[Cell]:
@@ -59,9 +80,7 @@ def extracted(lab: Lab, methods: list[str] | None = None, domains: list[Domain] 
 
 def searched(lab: Lab, cells: Iterable[Cell]) -> pd.DataFrame:
     """`extracted` of these searches."""
-    cells, p, size = list(cells), lab.params.extraction, image_size(lab, lab.base)
-    if bad := [tiles for tiles in (p.tiles, p.other_tiles) if size % tiles]:
-        raise ParamsError(f"extraction: images of {size} pixels cannot be cut into {bad[0]} x {bad[0]} tiles; give a divisor.")
+    cells = list(cells)
     run(lab, [spec for spec, _ in cells], "extraction")
     tables = []
     for spec, labels in track(cells, "extraction"):
@@ -70,10 +89,16 @@ def searched(lab: Lab, cells: Iterable[Cell]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def own_judge(lab: Lab, model: Model) -> Judge | None:
-    """The CLIP pair that lies in a base model's folder, if one does."""
-    at = folder(lab, model)
-    return Judge(model.content, at) if (at / "clip").is_dir() else None
+def own_judge(lab: Lab) -> Judge | None:
+    """The CLIP pair that lies in the base model's folder, if one does."""
+    at = folder(lab, lab.base)
+    return Judge(lab.base.content, at) if (at / "clip").is_dir() else None
+
+
+def has_judge(p: Params) -> bool:
+    """Whether there is one, asked of the folder as it is named: nothing is trained, and no LoRA fused, for an answer."""
+    at = base_folder(p)
+    return at is None or (at / "clip").is_dir()
 
 
 def options(lab: Lab, method: str) -> pd.DataFrame:
@@ -85,7 +110,7 @@ def options(lab: Lab, method: str) -> pd.DataFrame:
     grid = list(cells(lab, [PRETRAINED, method], lab.domains[: p.option_domains]))
     for domain, name, seed in track(grid, "extraction, other ways"):
         drawn = generations(lab, domain, tuned(lab, domain, name, seed))
-        rules = {"other_tiles": p.other_tiles, "clique": p.clique, "candidates": p.candidates, "judge": own_judge(lab, lab.base)}
+        rules = {"other_tiles": p.other_tiles, "clique": p.clique, "candidates": p.candidates, "judge": own_judge(lab)}
         found = read(lab, OtherWays(drawn, domain, size, p.tiles, p.delta, **rules))
         parts = [
             part.merge(read(lab, crowd(lab, domain, tiles)), on=["split", "image"], validate="many_to_one")

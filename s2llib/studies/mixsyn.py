@@ -11,13 +11,13 @@ import pandas as pd
 from s2llib.attacks import swept
 from s2llib.data.domain import Domain
 from s2llib.defenses.dp import check_epsilons
-from s2llib.finetune.methods import PRETRAINED
-from s2llib.lab import Lab
+from s2llib.finetune.methods import PRETRAINED, method
+from s2llib.lab import Lab, refuses
 from s2llib.params import Defense, ParamsError
 from s2llib.specs import Model
 from s2llib.studies.cells import Cell, collected
 from s2llib.studies.extraction import searched
-from s2llib.studies.plan import attack_settings, scoring, search, tuned
+from s2llib.studies.plan import attack_settings, check_asked, scoring, search, tuned
 from s2llib.studies.priors import lacking
 from s2llib.studies.quality import check_judge, judged
 
@@ -41,10 +41,35 @@ class Row:
     knowledge: str | None = None
 
 
+@refuses
+def check_params(lab: Lab) -> None:
+    """Refuse what cannot run: raises ParamsError."""
+    p, tuning, defense = lab.params.mixsyn, lab.params.finetune, lab.params.finetune.defense
+    for key, names in (("methods", p.methods), ("parts", p.parts), ("judged_method", [p.judged_method])):
+        for name in names:
+            method(name, f"mixsyn.{key}")
+    if missing := [name for name in p.attacks if name not in lab.params.attacks.names]:
+        raise ParamsError(f"mixsyn.attacks names '{missing[0]}', which attacks.names lacks; add it there, or leave it out here.")
+    if defense.images != "clean" and tuning.knowledge != "name":
+        raise ParamsError(
+            f"finetune.defense.images is '{defense.images}' but finetune.knowledge is '{tuning.knowledge}': only SP images of"
+            " the name are perturbed; set one of them back."
+        )
+    if defense.epsilon and tuning.methods != ["lora"]:
+        raise ParamsError(
+            f"finetune.defense.epsilon is {defense.epsilon:g} and finetune.methods is {', '.join(tuning.methods)}: only a LoRA"
+            " is fine-tuned with DP-SGD; set finetune.methods to [lora], or epsilon to null."
+        )
+    if defense.epsilon:
+        key = "finetune.defense.epsilon, with the recipe of blackbox.private"
+        check_epsilons([defense.epsilon], lab.params.blackbox.private, lab.params.sp.images, key)
+
+
 def check(lab: Lab) -> None:
     """Raises ParamsError if no CLIP pair can judge generated images, or a guarantee is out of reach; asked before any compute."""
-    check_judge(lab)
     p = lab.params
+    check_asked(lab, [*p.mixsyn.methods, *p.mixsyn.parts])
+    check_judge(lab)
     check_epsilons([p.mixsyn.epsilon], p.blackbox.private, p.sp.images, "mixsyn.epsilon, with the recipe of blackbox.private")
 
 

@@ -8,12 +8,16 @@ from collections.abc import Iterator
 from s2llib.attacks import configured
 from s2llib.compute.models import asked, image_size
 from s2llib.data.domain import MEMBER, NONMEMBER, Domain, Photos
-from s2llib.data.worlds import public_photos
+from s2llib.data.worlds import domain_names, public_photos
 from s2llib.finetune.knowledge import alias
 from s2llib.finetune.methods import METHODS, PRETRAINED
+from s2llib.finetune.methods import method as named
+from s2llib.finetune.recipe import check_captions
+from s2llib.finetune.textual_inversion import check_tokens
 from s2llib.generate import draw_prompts
-from s2llib.lab import Lab
-from s2llib.params import Defense, PrivateLoRA, Recipe, Section
+from s2llib.lab import Lab, refuses
+from s2llib.models.base import base_tokenizer, check_base, check_world
+from s2llib.params import Defense, ParamsError, PrivateLoRA, Recipe, Section
 from s2llib.specs import (
     Crowd,
     Generated,
@@ -33,11 +37,82 @@ from s2llib.specs import (
 from s2llib.store import number
 
 __all__ = [
-    "attack_settings", "cells", "crowd", "domains_of", "fine_tuning_set", "generations", "perturbed_set", "private_recipe", "recipe",
-    "samples", "scoring", "search", "sp_set", "tuned",
+    "attack_settings", "cells", "check_asked", "check_other", "crowd", "domains_of", "fine_tuning_set", "generations",
+    "perturbed_set", "private_recipe", "recipe", "samples", "scoring", "search", "sp_set", "tuned",
 ]  # fmt: skip
 
 PRIOR_PROMPT = "a photo of a person"
+
+
+# what cannot run
+
+CAPTION = "a photo of {name}"  # how captions begin in worlds that are made here
+
+
+@refuses
+def check(lab: Lab) -> None:
+    """Methods that there are, and prompts that Textual Inversion can learn: raises ParamsError."""
+    p = lab.params
+    for key, names in (
+        ("finetune.methods", p.finetune.methods),
+        ("finetune.fewer_domains", p.finetune.fewer_domains),
+        ("attacks.sweep.methods", p.attacks.sweep.methods),
+        ("audit.method", [p.audit.method]),
+    ):
+        for name in names:
+            named(name, key)
+    _check_prompts(lab)
+    check_asked(lab, [*p.finetune.methods, *p.attacks.sweep.methods, p.audit.method])
+    if p.extraction.prompts == "captions":
+        check_asked(lab, p.finetune.methods, "extraction.prompts")
+
+
+def _check_prompts(lab: Lab) -> None:
+    """Textual Inversion: its number of tokens fits the prompts, and every attack's prompt holds the instance prompt."""
+    p = lab.params
+    used = {"textual_inversion"} | {name for name in p.finetune.methods if "tokens" in METHODS[name].trains}  # the ablation always
+    if p.world.instance not in p.world.condition:
+        raise ParamsError(
+            f"world.condition ('{p.world.condition}') must hold world.instance ('{p.world.instance}'): Textual Inversion learns a token"
+            " in its place; change one of them."
+        )
+    extras = {f"finetune.{name}.extra": [recipe(lab, name).extra] for name in sorted(used)} | {"ablations.extra": p.ablations.extra}
+    tokenizer = base_tokenizer(p)
+    for key, values in extras.items():
+        for extra in {min(values), max(values)}:
+            for name in domain_names(p.world):
+                try:
+                    check_tokens(tokenizer, name, p.world.instance.format(name=name), extra)
+                except ParamsError as error:
+                    raise ParamsError(f"{key}: {error}") from None
+
+
+def check_asked(lab: Lab, methods: list[str], key: str = "attacks.caption") -> None:
+    """Raises ParamsError if one of these methods learns a token in place of an instance prompt that a caption lacks.
+
+    key: what asks for captions.
+    """
+    world, learning = lab.params.world, [METHODS[name] for name in methods if "tokens" in METHODS[name].trains]
+    if not learning or not (lab.params.attacks.caption or key != "attacks.caption"):
+        return
+    if world.kind == "folder":
+        for domain in lab.domains:
+            check_captions(learning[0], domain, key)
+    elif world.instance not in CAPTION:
+        raise ParamsError(
+            f"{key}: captions of this world begin with '{CAPTION}', without world.instance ('{world.instance}'), in whose place"
+            f" {learning[0].title} learns a token; change it, or do without one of the two."
+        )
+
+
+def check_other(lab: Lab, overrides: dict, key: str, none: str) -> None:
+    """Another base model is there and knows this world; raises ParamsError that names the key, and what it is without such a model."""
+    other = lab.params.changed(overrides)
+    try:
+        check_base(other)
+        check_world(other, f"set {key}={none}")
+    except ParamsError as error:
+        raise ParamsError(f"{key}: {error}") from None
 
 
 # the grid

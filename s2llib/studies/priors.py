@@ -10,10 +10,11 @@ from s2llib.data.folders import check_images
 from s2llib.data.worlds import domain_names, public_photos, read_world
 from s2llib.finetune.knowledge import LEVELS, NAMELESS
 from s2llib.finetune.methods import BASE_WEIGHTS, METHODS, PRETRAINED
-from s2llib.lab import Lab
+from s2llib.lab import Lab, refuses
 from s2llib.params import ParamsError
 from s2llib.specs import Model, Tune
 from s2llib.store import file_digest, number
+from s2llib.studies.ablations import with_trainable
 from s2llib.studies.cells import Cell, collected
 from s2llib.studies.extraction import searched
 from s2llib.studies.plan import scoring, search, tuned, tuning_set
@@ -26,6 +27,7 @@ __all__ = [
 PLAIN, PUBLIC_ALONE, PUBLIC_FIRST = TRANSFER = ("S2L", "public photographs alone", "public photographs, then S2L")
 
 
+@refuses
 def check(lab: Lab) -> None:
     """Refuse what cannot run: raises ParamsError."""
     p = lab.params
@@ -35,6 +37,12 @@ def check(lab: Lab) -> None:
             f"finetune.knowledge is '{p.finetune.knowledge}' but {tokens[0]} learns a token in place of the domain's name, which that"
             " attacker does not know; leave it out of finetune.methods."
         )
+    if p.finetune.knowledge == "wrong" and _nobody_else(lab):
+        raise ParamsError(
+            "finetune.knowledge is 'wrong' but there is one person alone, and no other's name; add people, or set it to name."
+        )
+    if p.finetune.knowledge == "public" and (reason := lacking(lab, domain_names(p.world), p.finetune.public_images)):
+        raise ParamsError(reason)
     if p.finetune.knowledge == "weights" and (others := set(p.finetune.methods) - set(BASE_WEIGHTS)):
         raise ParamsError(
             f"finetune.knowledge is 'weights' but {min(others)} adds parameters instead of training the model's own; leave in"
@@ -49,6 +57,8 @@ def check(lab: Lab) -> None:
     for key, recipe in (("priors.transfer", p.priors.transfer), ("blackbox.tune", p.blackbox.tune)):
         if recipe.prior_weight:
             raise ParamsError(f"{key}.prior_weight is {recipe.prior_weight:g}, but there are no prior images here; set it to 0.")
+    if p.world.kind == "folder":
+        check_public(lab)
 
 
 def check_public(lab: Lab) -> None:
@@ -67,6 +77,11 @@ def check_public(lab: Lab) -> None:
 def prior_domains(lab: Lab) -> list[Domain]:
     """The private domains of these studies."""
     return lab.domains[: lab.params.priors.domains]
+
+
+def _nobody_else(lab: Lab) -> bool:
+    """Whether the model was trained on one person alone, so that no name is another's."""
+    return len(lab.names[: lab.params.base.unet.people]) < 2
 
 
 def public_names(lab: Lab) -> list[str]:
@@ -91,6 +106,8 @@ def public_names(lab: Lab) -> list[str]:
 
 def lacking(lab: Lab, names: list[str], count: int) -> str:
     """Why there are not so many public photographs of each of these people; empty if there are."""
+    if lab.params.world.kind == "portraits":  # which are drawn as many as are asked for
+        return ""
     try:
         for name in names:
             public_photos(lab.params.world, name, count, lab.store)
@@ -100,9 +117,10 @@ def lacking(lab: Lab, names: list[str], count: int) -> str:
 
 
 def prior_levels(lab: Lab) -> list[str]:
-    """The levels of prior knowledge that this world has photographs for."""
+    """The levels of prior knowledge that this world has photographs and names for."""
     names, count = [domain.name for domain in prior_domains(lab)], lab.params.finetune.public_images
-    return [level for level in lab.params.priors.levels if level != "public" or not lacking(lab, names, count)]
+    without = {"public": lacking(lab, names, count), "wrong": _nobody_else(lab)}
+    return [level for level in lab.params.priors.levels if not without.get(level)]
 
 
 def no_transfer(lab: Lab) -> str:
@@ -132,14 +150,15 @@ def knowledge_cells(lab: Lab) -> Iterator[Cell]:
     """iid scores before and after fine-tuning with every level of prior knowledge."""
     seed, method = lab.params.finetune.seeds[0], lab.params.priors.method
     for title, domain, model in _models(lab):
-        labels = {"domain": domain.name, "value": title, "trainable": 0}
+        labels = {"domain": domain.name, "value": title}
         yield scoring(lab, domain, lab.base, shifted=False), labels | {"method": PRETRAINED, "seed": 0}
         yield scoring(lab, domain, model, shifted=False), labels | {"method": method, "seed": seed}
 
 
 def knowledge(lab: Lab) -> pd.DataFrame:
     """iid membership scores before and after fine-tuning with every level of prior knowledge; columns as `ablation`."""
-    return collected(lab, knowledge_cells(lab), "prior knowledge")
+    cells = list(knowledge_cells(lab))
+    return with_trainable(lab, collected(lab, cells, "prior knowledge"), cells)
 
 
 def _before(lab: Lab) -> Iterator[Cell]:
@@ -175,14 +194,15 @@ def transfer_cells(lab: Lab) -> Iterator[Cell]:
     """iid scores before and after S2L, fine-tuning on public photographs, and both."""
     for domain in prior_domains(lab):
         for title, model in _transfers(lab, domain).items():
-            labels = {"domain": domain.name, "value": title, "trainable": 0, "seed": 0}
+            labels = {"domain": domain.name, "value": title, "seed": 0}
             yield scoring(lab, domain, lab.base, shifted=False), labels | {"method": PRETRAINED}
             yield scoring(lab, domain, model, shifted=False), labels | {"method": title}
 
 
 def transfer(lab: Lab) -> pd.DataFrame:
     """iid membership scores before and after S2L, fine-tuning on public photographs, and both; columns as `ablation`."""
-    return collected(lab, transfer_cells(lab), "domain transfer")
+    cells = list(transfer_cells(lab))
+    return with_trainable(lab, collected(lab, cells, "domain transfer"), cells)
 
 
 def transfer_extraction(lab: Lab) -> pd.DataFrame:

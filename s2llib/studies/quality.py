@@ -9,9 +9,10 @@ from s2llib.lab import Lab
 from s2llib.metrics.clip import check_clip
 from s2llib.metrics.quality import no_brisque
 from s2llib.models.base import content
+from s2llib.models.pipeline import base_folder
 from s2llib.params import ParamsError, resolved
 from s2llib.specs import Judge, Judged, Model, RealFeatures
-from s2llib.studies.extraction import own_judge
+from s2llib.studies.extraction import has_judge
 from s2llib.studies.plan import samples
 
 __all__ = ["check_judge", "judged", "real"]
@@ -21,10 +22,10 @@ def check_judge(lab: Lab) -> None:
     """Raises ParamsError if no CLIP pair can judge generated images."""
     clip = lab.params.mixsyn.clip
     if not clip:
-        if lab.base.path is not None and own_judge(lab, lab.base) is None:
+        if not has_judge(lab.params):
             raise ParamsError(
-                f"mixsyn.clip names no CLIP model and {lab.base.path} has none in clip/, which CLIP-R precision needs; set it to one,"
-                " such as openai/clip-vit-base-patch32."
+                f"mixsyn.clip names no CLIP model and {base_folder(lab.params)} has none in clip/, which CLIP-R precision needs; set it to"
+                " one, such as openai/clip-vit-base-patch32."
             )
         return
     hub = re.fullmatch(r"([\w.-]+)/[\w.-]+", clip)

@@ -19,11 +19,11 @@ from s2llib.lab import Lab
 from s2llib.metrics.clip import retrieved
 from s2llib.progress import track
 from s2llib.scale import run
-from s2llib.specs import Blind
+from s2llib.specs import Blind, Model
 from s2llib.studies.cells import Cell, collected
 from s2llib.studies.plan import cells, domains_of, samples, scoring, sp_set, tuned
 
-__all__ = ["blind", "clip_hits", "draws", "finetuned", "membership", "membership_cells", "sp_sets", "sweep", "sweep_cells"]
+__all__ = ["blind", "clip_hits", "draws", "finetuned", "membership", "membership_cells", "models", "sp_sets", "sweep", "sweep_cells"]
 
 
 def sp_sets(lab: Lab) -> dict[str, Photos]:
@@ -36,9 +36,14 @@ def draws(lab: Lab, domain: Domain, method: str = PRETRAINED, images: int = 8) -
     return photos(lab, samples(lab, domain, tuned(lab, domain, method), images))
 
 
+def models(lab: Lab) -> list[Model]:
+    """Every fine-tuned model of the grid."""
+    return [tuned(lab, *cell) for cell in cells(lab) if cell[1] != PRETRAINED]
+
+
 def finetuned(lab: Lab) -> pd.DataFrame:
     """Every fine-tuned model of the grid: domain, method, seed, trainable parameters, seconds, threads, loss (a list, per step)."""
-    grid = [(tuned(lab, *cell), cell) for cell in cells(lab) if cell[1] != PRETRAINED]
+    grid = list(zip(models(lab), (cell for cell in cells(lab) if cell[1] != PRETRAINED), strict=True))
     run(lab, [model for model, _ in grid], "fine-tuning")
     rows = []
     for model, (domain, method, seed) in track(grid, "fine-tuning"):

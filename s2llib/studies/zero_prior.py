@@ -7,7 +7,7 @@ import pandas as pd
 from s2llib.attacks import ATTACKS, configured, setting
 from s2llib.data.domain import Domain
 from s2llib.finetune.methods import PRETRAINED
-from s2llib.lab import Lab
+from s2llib.lab import Lab, refuses
 from s2llib.models.base import check_trained_on, training_world
 from s2llib.models.pipeline import check_unconditional
 from s2llib.params import ParamsError, Section, UnconditionalRecipe, resolved
@@ -20,6 +20,7 @@ __all__ = ["check", "unconditional_model", "variants", "zero_prior", "zero_prior
 NOISE_IMAGES, OWN_SAMPLES = "fine-tuned on noise images", "fine-tuned on its own samples"
 
 
+@refuses
 def check(lab: Lab) -> None:
     """The unconditional model of the profile is there and knows this world; raises ParamsError."""
     p = lab.params.zero_prior

@@ -1,0 +1,65 @@
+"""Every check of a study, what was read, and an estimate of time and disk; nothing is computed.
+
+./run_all.sh --check --profile audit --set base.path=/models/mine
+python -m s2llib.check --profile audit --set base.path=/models/mine
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from s2llib.command import guarded
+from s2llib.data.domain import MEMBER, NONMEMBER, Domain, Photos
+from s2llib.data.portraits import STYLES
+from s2llib.data.worlds import domain_names
+from s2llib.estimate import estimate
+from s2llib.lab import Lab
+from s2llib.models.hardware import free_memory
+from s2llib.params import World
+from s2llib.report.reading import what_was_read
+from s2llib.run import parser, prepared
+
+__all__ = ["announce", "check", "main", "planned"]
+
+TRAINED_HERE = "No estimate: the base model is trained here first, and only then can one evaluation of it be timed."
+
+
+def planned(world: World) -> list[Domain]:
+    """The domains of a world of portraits before any is drawn: so many images each, and no files."""
+    single = world.members - round(world.duplicated * world.members)
+    copies = {MEMBER: (1,) * single + (2,) * (world.members - single), NONMEMBER: (1,) * world.nonmembers}
+    copies |= dict.fromkeys(STYLES[1:], (1,) * world.shifted)
+    splits = {split: Photos((Path(),) * len(n), ("",) * len(n), n) for split, n in copies.items()}
+    return [Domain(name, splits, "", world.instance, world.condition) for name in domain_names(world)]
+
+
+def announce(lab: Lab, notebooks: list[Path]) -> str:
+    """What was read, and how long these notebooks take: said before anything is computed."""
+    cost = TRAINED_HERE if lab.params.trains_base else estimate(lab, [path.name[:2] for path in notebooks])
+    lab.forget()  # their memory is for the notebooks
+    free_memory()
+    return f"## What was read\n\n{what_was_read(lab)}\n\n## Estimate\n\n{cost}"
+
+
+def check(args: argparse.Namespace) -> int:
+    """Say what a call of `./run_all.sh` with these arguments would read, skip and cost."""
+    lab, _, notebooks, refusals = prepared(args, plan)
+    print(announce(lab, [path for path in notebooks if path not in refusals]))
+    for path, reason in refusals.items():
+        print(f"\n{path.stem} will be skipped. {reason}")
+    return 0
+
+
+def plan(lab: Lab) -> None:
+    """Let a lab of portraits count its images without drawing them."""
+    if lab.params.world.kind == "portraits":
+        lab.domains = planned(lab.params.world)
+
+
+def main() -> int:
+    args = parser("python -m s2llib.check").parse_args()
+    return guarded(lambda: check(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,1 +1,0 @@
-"""Stages of a study beyond membership inference, each a mixin of `Study`."""
