@@ -64,9 +64,9 @@ def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def kid_sample(x: np.ndarray, y: np.ndarray) -> Sample:
     """Unbiased squared MMD of features x [n, d] and y [m, d] with KID's cubic kernel (Binkowski et al. 2018, equation 4).
 
-    An image's influence is twice its mean kernel with its own side less that with the other, as of any U-statistic (Hoeffding 1948). Where
-    both sides are of one distribution, that is nearly nothing but noise: 95 % intervals cover 98 to 99 % there, 90 to 98 % elsewhere, with
-    8 to 48 generated images.
+    An image's influence is twice its mean kernel with its own side less that with the other, as of any U-statistic (Hoeffding 1948). In
+    simulation 95 % intervals over images cover 97 to 99 % where both sides are of one distribution; where they lie apart, 79 to 94 % with
+    8 generated images, 86 to 94 % with 16 and 91 to 95 % with 48: the cubic kernel is skewed.
     """
     own = [_kernel(z, z) for z in (x, y)]
     for k in own:
