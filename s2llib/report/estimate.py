@@ -254,23 +254,24 @@ def estimated(entries: Iterable[Entry], p: Statistics) -> pd.DataFrame:
         for of, other in (against | {f"_{name}": other for name, other in entry.others.items()}).items():
             moved = change(entry.measure, other)
             tested = moved.estimate(p.level, null=0.0)
-            row |= {f"delta{of}": tested.value, f"delta{of}_low": tested.low, f"delta{of}_high": tested.high} | _asked(tested, of)
+            found = (tested.value, tested.low, tested.high, tested.p, np.nan, tested.visible())
+            row |= dict(zip(_columns(of), found, strict=True))
             tests.setdefault(of, []).append((len(rows), tested.p, moved.by_domain()))
         if entry.before is None and entry.null is not None:
-            row |= _asked(level)
+            row |= {"p": level.p, "p_adjusted": np.nan, "smallest_visible": level.visible()}
             tests[""].append((len(rows), level.p, entry.measure.by_domain()))
         domains = entry.measure.domains
         rows.append(row | {"domains": len(domains), "seeds": _seeds(entry.measure), "interval": level.method})
     table = pd.DataFrame(rows)
-    last = [name for name in ("domains", "seeds", "interval") if name in table]
-    table = table[[*table.columns.drop(last), *last]]
+    last = [*(name for of in tests for name in _columns(of)), "domains", "seeds", "interval"]
+    table = table[[*(name for name in table if name not in last), *(name for name in last if name in table)]]
     families = {of: _adjust(table, some, p, f"p{of}_adjusted") for of, some in tests.items()}
     table.attrs["families"] = families[""]
     return table
 
 
-def _asked(tested: Estimate, of: str = "") -> dict:
-    return {f"p{of}": tested.p, f"p{of}_adjusted": np.nan, f"smallest_visible{of}": tested.visible()}
+def _columns(of: str) -> list[str]:
+    return [f"delta{of}", f"delta{of}_low", f"delta{of}_high", f"p{of}", f"p{of}_adjusted", f"smallest_visible{of}"]
 
 
 def _adjust(table: pd.DataFrame, tests: list[tuple], p: Statistics, column: str) -> dict[str, str]:
@@ -310,7 +311,7 @@ def family_note(table: pd.DataFrame) -> str:
         seen, (low, high) = part["smallest_visible"].dropna(), (moved.iloc[:, 0].min(), moved.iloc[:, 1].max())
         sentences.append(
             f"{metric}: p adjusted by {how}."
-            + (f" Smallest change that could have been shown (80 % power): {span(seen)}." if len(seen) else " No change varies.")
+            + (f" Smallest change that could have been shown (80 % power): {span(seen)}." if len(seen) else " In none is any spread seen.")
             + (f" Changes below {low:+.3f} and above {high:+.3f} are excluded by every interval." if pd.notna(low) else "")
         )
     return " ".join(sentences)

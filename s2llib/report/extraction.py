@@ -185,7 +185,8 @@ def verdict(table: pd.DataFrame) -> str:
     for method, rows in table[~table["method"].str.startswith("best: ")].groupby("method", sort=False):
         found, false, beyond = (rows.set_index("metric").loc[metric] for metric in ("DE", FALSE, BEYOND))
         says = "more than" if shown(found, of="_chance") and found["delta_chance"] > 0 else "not shown to be more than"
-        text = f"- **{method_title(method)}** ({found['domains']} domains): {level(found, '.2f')} images a domain, {says} the false alarms"
+        people = f"{found['domains']} domain{'' if found['domains'] == 1 else 's'}"
+        text = f"- **{method_title(method)}** ({people}): {level(found, '.2f')} images a domain, {says} the false alarms"
         text += f" ({level(false, '.2f')})"
         if pd.notna(beyond.get("delta")):
             moved = "rises" if beyond["delta"] > 0 else "falls"

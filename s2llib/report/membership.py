@@ -13,18 +13,19 @@ from s2llib.report.estimate import Entry, auc, collect, estimated, family_note, 
 from s2llib.report.paper import MIXSYN_CLEAN, S2L_BEST_GAIN
 
 __all__ = [
-    "INTERVALS", "NOTE", "PEOPLE", "blind_entries", "change", "level", "level_and_change", "membership_note", "membership_table",
-    "method_title", "moved", "on_domains", "printed_membership", "shown", "sweep_table", "unseen", "verdicts",
+    "INTERVALS", "NOTE", "PEOPLE", "POOLED", "blind_entries", "change", "level", "level_and_change", "membership_note",
+    "membership_table", "method_title", "moved", "on_domains", "printed_membership", "shown", "sweep_table", "unseen", "verdicts",
 ]  # fmt: skip
 
 PEOPLE = (
     "Value [95 % interval] (paired change against the pre-trained model [interval]). Intervals are over people: t on the values of each"
     " person, and on each person's change; with one person, over images."
 )
-INTERVALS = (
-    f"{PEOPLE} TPR@1%FPR, where a person has fewer than 100 non-members, is computed on pooled scores, each person's standardised by the"
-    " scores of generated images, which an attacker has; its interval is a bootstrap over people."
+POOLED = (
+    "TPR@1%FPR, where a person has fewer than 100 non-members, is computed on pooled scores, each person's standardised by the scores of"
+    " generated images, which an attacker has; its interval is a bootstrap over people."
 )
+INTERVALS = f"{PEOPLE} {POOLED}"
 NOTE = (
     f"{INTERVALS} blind: a classifier on image features that never queries the model; where it is far from 0.5, an attack may be reading"
     " the style and not the membership. An AUC below 0.5 is leakage too, with the other sign."
