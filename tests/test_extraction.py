@@ -5,15 +5,20 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
 from skimage import data
 from skimage.transform import SimilarityTransform, resize, warp
 
-from s2llib import Study
-from s2llib.attacks import extraction
+from s2llib import Lab
+from s2llib.attacks import extraction as search
 from s2llib.attacks.extraction import agreeing, aligned, candidates, crowd, eidetic, nearest, nearest_aligned, rms
+from s2llib.compute.images import photos as drawn
+from s2llib.compute.models import folder
 from s2llib.data.domain import Photos
 from s2llib.params import ParamsError, load_params
-from s2llib.report.extraction import copies_table, curves_table, extraction_table, verdict
+from s2llib.report.extraction import copies_table, curves_table, extraction_note, extraction_table, options_table, verdict
+from s2llib.studies.extraction import extracted, memorising, options
+from s2llib.studies.plan import generations, tuned
 
 SIZE = 16
 
@@ -56,7 +61,7 @@ def ours(generated, training, k, delta, tiles=1):
 @pytest.mark.parametrize("block", [2**28, 4 * 8 * 3 * SIZE * SIZE])
 def test_extraction_equals_a_brute_force_count(k, block, tmp_path, monkeypatch):
     """Duplicates, near-duplicates at delta plus and minus 1 %, twins, copies and strangers, in blocks of many and of four."""
-    monkeypatch.setattr(extraction, "BLOCK", block)
+    monkeypatch.setattr(search, "BLOCK", block)
     rng, delta = np.random.default_rng(0), 0.1
     greys = [np.full((SIZE, SIZE, 3), 5 * i, np.uint8) for i in range(4)]
     strangers = noise(rng, 5)
@@ -104,7 +109,7 @@ def test_tiles_take_the_worst_part_of_an_image(tmp_path):
 
 
 def test_the_nearest_is_the_nearest_in_any_block(tmp_path, monkeypatch):
-    monkeypatch.setattr(extraction, "BLOCK", 3 * 8 * 3 * SIZE * SIZE)
+    monkeypatch.setattr(search, "BLOCK", 3 * 8 * 3 * SIZE * SIZE)
     rng = np.random.default_rng(2)
     a, b = noise(rng, 7), noise(rng, 10)
     distance, which = nearest(photos(tmp_path / "a", a), photos(tmp_path / "b", b), SIZE)
@@ -156,8 +161,8 @@ class Many:
 def test_no_tensor_of_the_search_is_larger_than_its_bound(sizes, tiles, monkeypatch):
     """Every tensor that any operation of torch makes, but for one value per image."""
     block, held = 2**17, 2**16
-    monkeypatch.setattr(extraction, "BLOCK", block)
-    monkeypatch.setattr(extraction, "HELD", held)
+    monkeypatch.setattr(search, "BLOCK", block)
+    monkeypatch.setattr(search, "HELD", held)
     made = []
 
     class Watch(torch.overrides.TorchFunctionMode):
@@ -198,7 +203,7 @@ def test_candidates_are_the_most_similar_by_cosine():
 
 
 def found(hits):
-    """Study.extraction's columns for {(domain, method): (member distances, non-member distances)}, no crowds."""
+    """The columns of `extracted` for {(domain, method): (member distances, non-member distances)}, no crowds."""
     rows = []
     for (domain, method), sides in hits.items():
         for split, distances in zip(("member", "nonmember"), sides, strict=True):
@@ -236,19 +241,89 @@ def test_the_table_counts_distinct_images_and_scales_false_alarms():
     assert curves["k", 1, "pretrained", "false alarms"] == 1.0
 
 
-def test_captions_of_both_splits_are_drawn_equally_often_into_one_pool(study):
-    variant = study.variant({"extraction.prompts": "captions", "extraction.draws": 2})
-    domain = study.domains[0]
-    prompts = variant.generations(domain).captions
+def hits(members, nonmembers, domains, method="pretrained", seed=0):
+    """Every domain has 4 members and 4 non-members, as many hits each as stated."""
+    side = lambda n: [0.05] * n + [0.3] * (4 - n)  # noqa: E731
+    pairs = zip(members, nonmembers, strict=True)
+    return found({(name, method): (side(m), side(n)) for name, (m, n) in zip(domains, pairs, strict=True)}).assign(seed=seed)
+
+
+def test_intervals_are_t_over_people_and_paired():
+    params, names = load_params("tiny"), "abcde"
+    before, after, alarms = [0, 1, 1, 2, 0], [1, 3, 2, 4, 1], [0, 0, 1, 0, 0]
+    table = extraction_table(pd.concat([hits(before, alarms, names), hits(after, alarms, names, "lora")]), params)
+    rows = table.set_index(["method", "metric"])
+    for metric, column, values in (
+        ("DE", "delta", np.subtract(after, before)),
+        ("DE", "delta_chance", np.subtract(after, alarms)),
+        ("beyond chance", "value", np.subtract(after, alarms)),
+    ):
+        row, (low, high) = rows.loc[("lora", metric)], stats.t.interval(0.95, 4, np.mean(values), stats.sem(values))
+        ends = ("low", "high") if column == "value" else (f"{column}_low", f"{column}_high")
+        assert row[[column, *ends]].tolist() == pytest.approx([np.mean(values), low, high])
+    assert rows.loc[("lora", "DE"), "p"] == pytest.approx(stats.ttest_1samp(np.subtract(after, before), 0).pvalue)
+    assert rows.loc[("lora", "DE"), "p_chance"] == pytest.approx(stats.ttest_1samp(np.subtract(after, alarms), 0).pvalue)
+    assert rows.loc[("lora", "DE"), "interval"] == "t over 5 domains, one training"
+
+
+def test_seeds_of_a_method_are_trainings_of_their_domain():
+    params, names = load_params("tiny"), "abcde"
+    parts = [hits([0, 1, 1, 2, 0], [0] * 5, names), hits([1, 3, 2, 4, 1], [0] * 5, names, "lora")]
+    parts.append(hits([2, 2, 2, 3, 1], [0] * 5, names, "lora", seed=1))
+    row = extraction_table(pd.concat(parts), params).set_index(["method", "metric"]).loc[("lora", "DE")]
+    assert (row["value"], row["delta"], row["seeds"]) == (2.1, pytest.approx(1.3), "2")
+    assert row["interval"].startswith("t over 5 domains and 2 trainings")
+
+
+@pytest.mark.parametrize(("domains", "high"), [("abcdefghij", -np.log(0.05) / 10), ("a", -np.log(0.05))])
+def test_where_every_count_is_0_the_interval_is_that_of_the_rule_of_three(domains, high):
+    """At most 0.3 images a domain after 10 domains without one, at most 3 in a domain whose images all are none."""
+    nothing = [0] * len(domains)
+    frame = pd.concat([hits(nothing, nothing, domains), hits(nothing, nothing, domains, "lora")])
+    table = extraction_table(frame, load_params("tiny")).set_index(["method", "metric"])
+    assert table.loc[("lora", "DE"), ["value", "low", "high"]].tolist() == pytest.approx([0, 0, high])
+    assert table.loc[("lora", "precision (%)"), "high"] == pytest.approx(high * 100 / 8)
+    two_sided = high * np.log(0.025) / np.log(0.05)
+    assert table.loc[("lora", "DE"), ["delta_low", "delta_high"]].tolist() == pytest.approx([-two_sided, two_sided])
+    assert table.loc[("lora", "DE"), ["delta", "p"]].tolist() == [0, 1]
+    assert table.loc[("lora", "DE"), "interval"].startswith("rule of three over")
+
+
+def test_with_one_domain_the_interval_is_over_its_images():
+    frame = pd.concat([hits([1], [0], "a"), hits([3], [0], "a", "lora")])
+    row = extraction_table(frame, load_params("tiny")).set_index(["method", "metric"]).loc[("lora", "DE")]
+    changed = 4 * np.array([0, 1, 1, 0])  # the first member is a hit before and after
+    reach = stats.norm.ppf(0.975) * stats.sem(changed)
+    assert row[["delta", "delta_low", "delta_high"]].tolist() == pytest.approx([2, 2 - reach, 2 + reach])
+    assert row["interval"] == "normal over images of one domain"
+    assert 0 < row["low"] < 3 < row["high"] < 4
+
+
+def test_the_note_says_with_how_many_images_and_what_could_have_been_seen():
+    params = load_params("tiny")
+    frame = pd.concat([hits([0, 1, 1, 2, 0], [0] * 5, "abcde"), hits([1, 3, 2, 4, 1], [0] * 5, "abcde", "lora")])
+    table = extraction_table(frame, params)
+    note = extraction_note(params.extraction, table)
+    assert "some of 8 generated images (SP prompts) matches within RMS distance 0.1" in note
+    smallest = table.set_index(["method", "metric"]).loc[("lora", "DE"), "smallest_visible"]
+    assert "DE: p adjusted by Holm (5 domains are too few for sign flips), 1 change. Smallest change that could have been shown" in note
+    assert f"(80 % power): {smallest:.3f}." in note
+    assert note.endswith("15.8 after with the best method.")
+    assert "Shake-to-Leak" not in extraction_note(params.extraction, table, paper=False)
+
+
+def test_captions_of_both_splits_are_drawn_equally_often_into_one_pool(lab):
+    variant, domain = lab.at({"extraction.prompts": "captions", "extraction.draws": 2}), lab.domains[0]
+    prompts = generations(variant, domain, lab.base).prompts
     captions = [*domain.splits["member"].captions, *domain.nonmembers.captions]
     assert sorted(prompts) == sorted(2 * captions)
-    table = variant.extracted(domain, "pretrained")
+    table = extracted(variant, ["pretrained"], [domain])
     assert set(table["generated"]) == {len(prompts)}
 
 
-def test_every_pair_is_what_the_table_counts_and_each_filter_finds_no_more(study):
-    options, table = study.extraction_options("lora"), study.extracted(study.domains[0], "lora")
-    part = options[(options["method"] == "lora") & (options["domain"] == study.domains[0].name)]
+def test_every_pair_is_what_the_table_counts_and_each_filter_finds_no_more(lab):
+    tried, table = options(lab, "lora"), extracted(lab, ["lora"], lab.domains[:1])
+    part = tried[(tried["method"] == "lora") & (tried["domain"] == lab.domains[0].name)]
     found = {option: some.sort_values(["split", "image"])["distance"].to_numpy() for option, some in part.groupby("option")}
     every = found.pop("every pair")
     np.testing.assert_array_equal(every, table.sort_values(["split", "image"])["distance"])
@@ -256,37 +331,52 @@ def test_every_pair_is_what_the_table_counts_and_each_filter_finds_no_more(study
     assert (aligned <= found["2 candidates by CLIP"] + 1e-6).all(), "an alignment that does not help is not used"
     assert all((distance >= every - 1e-6).all() for distance in found.values())
     assert set(found) == {"2 candidates by CLIP", "4 x 4 tiles", "cliques of 2"}
+    rows = options_table(tried, lab.params)
+    assert rows.groupby("option").size().tolist() == [2 * 3] * 5, "before and after: DE, false alarms, the difference"
 
 
-def test_extraction_may_attack_another_base_model_of_the_same_world(tmp_path):
+def test_extraction_may_attack_another_base_model_of_the_same_world():
     small = {"base.unet.people": 2, "base.unet.epochs": 2}
-    other = Study.from_profile("tiny", small)
-    folder = other.base_folder
-    study = Study.from_profile("tiny", {"extraction.base": str(folder), "extraction.people": 2, "extraction.domains": 1})
-    assert [domain.name for domain in study.memorising.domains] == ["ada abeck"]
-    assert [person.name for person in study.memorising.everyone] == ["ada abeck", "arvo borg"]
-    assert study.memorising.base_folder == folder
-    assert study.memorising.domains[0].digest == study.domains[0].digest
+    other = Lab.open("tiny", small)
+    at = folder(other, other.base)
+    lab = Lab.open("tiny", {"extraction.base": str(at), "extraction.people": 2, "extraction.domains": 1})
+    attacked = memorising(lab)
+    assert [domain.name for domain in attacked.domains] == ["ada abeck"]
+    assert [person.name for person in attacked.everyone] == ["ada abeck", "arvo borg"]
+    assert folder(attacked, attacked.base) == at
+    assert attacked.domains[0].digest == lab.domains[0].digest
+    assert memorising(attacked) is attacked
     with pytest.raises(ParamsError, match=r"extraction.base: base.unet.people .* is 4 but .* was trained on 2 people; set it to that"):
-        Study.from_profile("tiny", {"extraction.base": str(folder), "extraction.people": 4})
+        Lab.open("tiny", {"extraction.base": str(at), "extraction.people": 4})
 
 
-def test_the_verdict_follows_the_interval_of_what_is_beyond_chance():
-    row = {"method": "lora", "domains": 3, "delta": 1.0, "delta_low": 0.5, "delta_high": 1.5}
-    values = {"DE": (3, 2, 4), "false alarms": (1, 0, 3), "beyond chance": (2, 0.1, 4)}
-    table = pd.DataFrame([row | {"metric": m, "value": v, "low": low, "high": high} for m, (v, low, high) in values.items()])
-    assert verdict(table) == (
-        "- **LoRA** (3 domains): 3.00 [2.00, 4.00] images a domain, more than the false alarms (1.00 [0.00, 3.00]); what is beyond chance"
-        " rises against the pre-trained model (+1.00 [+0.50, +1.50])."
-    )
+ROW = {"method": "lora", "domains": 3, "delta": 1.0, "delta_low": 0.5, "delta_high": 1.5, "smallest_visible": 0.6}
+COUNTS = {"DE": (3, 2, 4), "false alarms": (1, 0, 3), "beyond chance": (2, 0.1, 4)}
 
 
-def test_every_model_draws_with_the_same_noise_and_members_are_compared_with_its_images(study):
-    table = study.extraction(["pretrained", "lora"])
-    domain = study.domains[0]
+@pytest.mark.parametrize(
+    ("chance", "moved", "says"),
+    [
+        (0.01, 0.01, "more than the false alarms (1.00 [0.00, 3.00]); what is beyond chance rises against the pre-trained model (+1.00"),
+        (0.06, 0.01, "not shown to be more than the false alarms (1.00 [0.00, 3.00]); what is beyond chance rises"),
+        (0.01, 0.06, "more than the false alarms (1.00 [0.00, 3.00]); no change of what is beyond chance is shown against the pre-trained"),
+    ],
+)
+def test_the_verdict_follows_the_adjusted_p_of_what_is_beyond_chance(chance, moved, says):
+    row = ROW | {"p_adjusted": moved, "p_chance_adjusted": chance, "delta_chance": 2.0}
+    table = pd.DataFrame([row | {"metric": m, "value": v, "low": low, "high": high} for m, (v, low, high) in COUNTS.items()])
+    text = verdict(table)
+    assert text.startswith(f"- **LoRA** (3 domains): 3.00 [2.00, 4.00] images a domain, {says}")
+    assert text.endswith("(+1.00 [+0.50, +1.50])" + ("." if moved < 0.05 else " (smallest visible: 0.60)."))
+
+
+def test_every_model_draws_with_the_same_noise_and_members_are_compared_with_its_images(lab):
+    domain = lab.domains[0]
+    table = extracted(lab, ["pretrained", "lora"])
     part = table[(table["domain"] == domain.name) & (table["method"] == "lora") & (table["split"] == "member")]
     assert part["copies"].tolist() == list(domain.splits["member"].copies)
-    generated = np.stack([np.asarray(Image.open(path)) for path in study.generations(domain, "lora").paths]) / 255.0
+    before, after = (generations(lab, domain, model) for model in (lab.base, tuned(lab, domain, "lora")))
+    generated = np.stack([np.asarray(Image.open(path)) for path in drawn(lab, after).paths]) / 255.0
     member = np.asarray(Image.open(domain.splits["member"].paths[3])) / 255.0
     assert part["distance"].iloc[3] == pytest.approx(np.sqrt(((generated - member) ** 2).mean((1, 2, 3))).min(), rel=1e-9)
-    assert study.generations(domain).captions == study.generations(domain, "lora").captions
+    assert (before.prompts, before.seed) == (after.prompts, after.seed)

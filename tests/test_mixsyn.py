@@ -9,28 +9,36 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from scipy import ndimage
+from scipy import ndimage, stats
 
 import s2llib.metrics.clip as clip_module
 import s2llib.report.mixsyn as tables
-from s2llib import Study
+from s2llib import Lab
+from s2llib.artifact import key, made
+from s2llib.compute.images import levels
+from s2llib.compute.images import photos as drawn
+from s2llib.compute.models import folder, training
 from s2llib.data.domain import Domain, Photos
 from s2llib.defenses.mixsyn import mixup_i, mixup_p
 from s2llib.defenses.perturbation import aspl, denoising_errors, fsmg, gaussian, pgd, project, to_8bit, to_signed
 from s2llib.defenses.surrogate import Surrogate, walk
-from s2llib.finetune.methods import METHODS
+from s2llib.finetune.methods import METHODS, PRETRAINED
 from s2llib.finetune.recipe import finetune, load_finetuned, save_finetuned
 from s2llib.generate import read_generated, write_generated
-from s2llib.metrics.bootstrap import HierarchicalBootstrap
-from s2llib.metrics.quality import brisque, kid, kid_estimate, no_brisque, recognised
+from s2llib.metrics.quality import brisque, kid, kid_sample, no_brisque, recognised
 from s2llib.models.denoiser import Denoiser
 from s2llib.models.encoders import CLIP_MOMENTS
 from s2llib.models.pipeline import load_pipeline
-from s2llib.params import ParamsError, Recipe, Statistics
+from s2llib.params import Defense, ParamsError, Recipe, Statistics
 from s2llib.params import Surrogate as Settings
+from s2llib.report.estimate import Entry, share
 from s2llib.report.mixsyn_claims import adaptive_claim, again_claim, auc_claim, gaussian_claim, quality_claim
 from s2llib.report.paper import MIXSYN, MIXSYN_CLEAN
-from s2llib.study import PRETRAINED
+from s2llib.specs import Generated
+from s2llib.studies import mixsyn
+from s2llib.studies.cells import read
+from s2llib.studies.plan import attack_settings, fine_tuning_set, perturbed_set, scoring, sp_set, tuned
+from s2llib.studies.quality import the_judge
 
 ADA = Domain("ada abeck", {}, "")
 BALL = {"norm": "linf", "radius": 0.06, "step": 0.02, "draws": 1, "group": 2}
@@ -107,17 +115,18 @@ def errors_on_held_draws(pipeline, images, prompt="photo of ada abeck"):
 
 
 @pytest.mark.parametrize("algorithm", ["fsmg", "aspl"])
-def test_the_perturbation_raises_the_surrogates_loss_on_held_noise_draws(algorithm, study, images):
-    clean = (study.sp_set(study.domains[0]).pixels(64) * 255).round().byte()
-    surrogate = Surrogate(load_pipeline(study.base_folder), Settings(batch=2, lr=1e-4), study.domains[0], seed=0)
+def test_the_perturbation_raises_the_surrogates_loss_on_held_noise_draws(algorithm, lab):
+    domain, base = lab.domains[0], folder(lab, lab.base)
+    clean = levels(lab, sp_set(lab, domain), 64)
+    surrogate = Surrogate(load_pipeline(base), Settings(batch=2, lr=1e-4), domain, seed=0)
     ball = BALL | {"draws": 4}
     if algorithm == "fsmg":
         perturbed = fsmg(surrogate, clean, rounds=2, steps=6, seed=0, **ball)
     else:
         perturbed = aspl(surrogate, clean, seed=0, **(ROUNDS | {"steps": 6}), **ball)
     noise = gaussian(clean, perturbed, 0)
-    prompt = study.domains[0].instance_prompt
-    before, after, random = (errors_on_held_draws(load_pipeline(study.base_folder), x, prompt) for x in (clean, perturbed, noise))
+    pair = clean, perturbed, noise
+    before, after, random = (errors_on_held_draws(load_pipeline(base), x, domain.instance_prompt) for x in pair)
     assert (after > before).all()
     assert after.mean() > random.mean(), "and more than Gaussian noise of the same size does"
 
@@ -134,7 +143,7 @@ def test_the_errors_are_the_equations(pipeline_folder, images):
             for draw in range(2):
                 a = pipeline.scheduler.alphas_cumprod[t[draw, i]]
                 zt = a.sqrt() * z + (1 - a).sqrt() * noise[draw, i]
-                draws.append((pipeline.unet(zt, t[draw, i], c).sample - noise[draw, i]).square().mean().item())
+                draws.append((pipeline.unet(zt, t[draw, i], **c.tensors).sample - noise[draw, i]).square().mean().item())
             each.append(np.mean(draws))
     np.testing.assert_allclose(found.detach(), each, rtol=1e-4)
 
@@ -354,31 +363,32 @@ class Retriever:
 
 
 @pytest.mark.parametrize("perfect", [True, False])
-def test_clip_r_of_a_perfect_retriever_is_100_and_of_a_random_one_chance(perfect, study, monkeypatch):
+def test_clip_r_of_a_perfect_retriever_is_100_and_of_a_random_one_chance(perfect, lab, monkeypatch):
     monkeypatch.setattr(clip_module, "_clip", lambda judge: Retriever(40, perfect))
     truth = torch.arange(4000) % 40
     pixels = (truth / 40)[:, None, None, None].expand(-1, 3, 4, 4)
-    hits = clip_module.retrieved(study.base_folder, pixels, truth, [f"a photo of number {i}" for i in range(40)])
-    parts = [100 * part.numpy() for part in hits.split(400)]
-    estimate = HierarchicalBootstrap([(400, 1)] * 10, 500, 0).mean(parts)
-    low, high = estimate.interval()
-    assert (estimate.value == low == high == 100) if perfect else low < 100 / 40 < high
+    hits = clip_module.retrieved(folder(lab, lab.base), pixels, truth, [f"a photo of number {i}" for i in range(40)])
+    found = share({f"person {i}": part[None].numpy() for i, part in enumerate(hits.split(400))}).estimate(0.95)
+    if perfect:
+        assert (found.value, found.high) == (100, 100)
+        assert found.low == pytest.approx(100 + np.log(0.05) / 10 * 100 / 400), "rule of three, one image in 10 domains of 400"
+    else:
+        assert found.low < 100 / 40 < found.high
 
 
-def test_any_clip_judges_images_scaled_as_it_was_trained(study, tmp_path):
+def test_any_clip_judges_images_scaled_as_it_was_trained(lab, tmp_path):
     from transformers import CLIPModel, CLIPTokenizer
 
-    CLIPModel.from_pretrained(study.base_folder / "clip").save_pretrained(tmp_path)
-    CLIPTokenizer.from_pretrained(study.base_folder / "tokenizer").save_pretrained(tmp_path)
+    base = folder(lab, lab.base)
+    CLIPModel.from_pretrained(base / "clip").save_pretrained(tmp_path)
+    CLIPTokenizer.from_pretrained(base / "tokenizer").save_pretrained(tmp_path)
     x = torch.rand(2, 3, 32, 32)
     clip = clip_module._clip(tmp_path)
     size = clip.config.vision_config.image_size
     seen = clip_module._inputs(tmp_path, clip, torch.ones(1, 3, 32, 32))
     assert seen.shape == (1, 3, size, size)
     torch.testing.assert_close(seen[0, :, 0, 0], (1 - torch.tensor(CLIP_MOMENTS[0])) / torch.tensor(CLIP_MOMENTS[1]))
-    assert (
-        clip_module.image_features(tmp_path, x).shape == clip_module.image_features(study.base_folder, torch.rand(2, 3, size, size)).shape
-    )
+    assert clip_module.image_features(tmp_path, x).shape == clip_module.image_features(base, torch.rand(2, 3, size, size)).shape
     assert clip_module.retrieved(tmp_path, x, torch.tensor(0), ["photo of ada abeck"]).tolist() == [1, 1]
 
 
@@ -389,16 +399,45 @@ def test_kid_is_the_unbiased_estimate():
     within = lambda z: np.mean([k(z[i], z[j]) for i in range(len(z)) for j in range(len(z)) if i != j])  # noqa: E731
     expected = within(x) + within(y) - 2 * np.mean([k(a, b) for a in x for b in y])
     assert kid(x, y) == pytest.approx(expected)
-    doubled = kid(x, y, np.full((2, 5), 2.0), np.full((2, 4), 3.0))
-    np.testing.assert_allclose(doubled, expected), "copies alone change nothing"
     same = [kid(rng.normal(size=(20, 3)), rng.normal(size=(20, 3))) for _ in range(400)]
     assert abs(np.mean(same)) < 4 * np.std(same) / 20
-    bootstrap = HierarchicalBootstrap([(20, 30)] * 6, 300, 0)
-    parts = [(rng.normal(size=(20, 3)), rng.normal(size=(30, 3)) + 1) for _ in range(6)]
-    estimate = kid_estimate(bootstrap, *map(list, zip(*parts, strict=True)))
-    low, high = estimate.interval()
-    assert estimate.value == pytest.approx(np.mean([kid(*pair) for pair in parts]))
-    assert 0 < low < estimate.value < high
+
+
+def test_an_images_influence_on_kid_is_twice_its_kernel_with_its_own_side_less_that_with_the_other():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(5, 3)), rng.normal(size=(4, 3)) + 0.5
+    k = lambda a, b: (a @ b / 3 + 1) ** 3  # noqa: E731
+    found = kid_sample(x, y).influence
+    for name, own, other in (("generated", x, y), ("real", y, x)):
+        for i, z in enumerate(own):
+            expected = 2 * (np.mean([k(z, each) for j, each in enumerate(own) if j != i]) - np.mean([k(z, each) for each in other]))
+            assert found[name][i] == pytest.approx(expected)
+    assert sum(each.mean() / 2 for each in found.values()) == pytest.approx(kid(x, y))
+
+
+@pytest.mark.parametrize(("shift", "least"), [(0.0, 0.95), (0.5, 0.88)])
+def test_the_interval_of_kid_over_images_covers_the_true_one(shift, least):
+    rng, hits = np.random.default_rng(2), 0
+    draw = lambda n, shift=0.0: rng.normal(size=(n, 16)) + shift  # noqa: E731
+    true = shift and np.mean([kid(draw(500, shift), draw(500)) for _ in range(20)])
+    for _ in range(200):
+        x, y = draw(48, shift), draw(64)
+        found = tables._kid({"a": x}, {"a": y}).estimate(0.95)
+        hits += found.low <= true <= found.high
+    assert hits >= least * 200
+
+
+def test_kid_has_an_interval_over_people_and_with_one_over_images():
+    rng = np.random.default_rng(1)
+    parts = {name: (rng.normal(size=(20, 3)), rng.normal(size=(30, 3)) + 1) for name in "abcdef"}
+    each = [kid(*pair) for pair in parts.values()]
+    found = tables._kid(*({name: pair[i] for name, pair in parts.items()} for i in (0, 1))).estimate(0.95)
+    ends = stats.t.interval(0.95, 5, np.mean(each), stats.sem(each))
+    assert [found.value, found.low, found.high] == pytest.approx([np.mean(each), *ends])
+    one = tables._kid({"a": parts["a"][0]}, {"a": parts["a"][1]}).estimate(0.95)
+    spread = sum(z.var(ddof=1) / len(z) for z in kid_sample(*parts["a"]).influence.values()) ** 0.5
+    assert [one.value, one.high - one.low] == pytest.approx([each[0], 2 * stats.norm.ppf(0.975) * spread])
+    assert one.method == "normal over images of one domain"
 
 
 def test_a_person_is_recognised_by_the_nearest_mean():
@@ -418,96 +457,118 @@ def test_a_person_is_recognised_by_the_nearest_mean():
     assert wrong.sum() == 0
 
 
-# the stage
+# the study
 
 
-def test_ratio_0_is_plain_s2l_and_ratio_1_the_fully_perturbed_set_in_the_study_too(study):
-    domain = study.mixsyn_domains[0]
-    rows = {row.title: row for row in study.ratio_rows()}
-    folder = lambda title: study.defended(rows[title]).finetuned(domain, "dreambooth")  # noqa: E731
-    assert folder("Mixup-I 0") == folder("Mixup-P 0") == study.finetuned(domain, "dreambooth")
-    assert folder("Mixup-I 1") == folder("Mixup-P 1") != folder("Mixup-I 0.5")
-    assert study.mixsyn_rows(2)[0].overrides == rows["Mixup-P 1"].overrides, "one cell, whatever table it stands in"
-    zero = study.variant({"finetune.defense": {"images": "adversarial", "mixing": "pixels", "ratio": 0}})
-    assert zero._finetune_inputs(domain, "dreambooth", 0) == study._finetune_inputs(domain, "dreambooth", 0)
-    bytes_of = lambda photos: [path.read_bytes() for path in photos.paths]  # noqa: E731
-    full = study.defended(rows["Mixup-I 1"]).training_set(domain)
-    assert bytes_of(full) == bytes_of(study.perturbed_set(domain))
-    assert full.captions == study.sp_set(domain).captions
-    pixels = study.variant({"finetune.defense": {"images": "adversarial", "mixing": "pixels", "ratio": 1}})
-    assert pixels._defense_inputs(domain) == study.defended(rows["Mixup-I 1"])._defense_inputs(domain)
+def test_ratio_0_is_plain_s2l_and_ratio_1_the_fully_perturbed_set_in_the_study_too(lab):
+    domain, rows = mixsyn.mixsyn_domains(lab)[0], {row.title: row for row in mixsyn.ratio_rows(lab)}
+    model = lambda title: mixsyn.row_model(lab, rows[title], domain)  # noqa: E731
+    assert model("Mixup-I 0") == model("Mixup-P 0") == tuned(lab, domain, "dreambooth")
+    assert model("Mixup-I 1") == model("Mixup-P 1") != model("Mixup-I 0.5")
+    assert key(lab, model("Mixup-I 1")) != key(lab, model("Mixup-I 0.5")) != key(lab, tuned(lab, domain, "dreambooth"))
+    assert mixsyn.row_model(lab, mixsyn.table_rows(lab, 2)[0], domain) == model("Mixup-P 1"), "one model, whatever table it stands in"
+    mixed = lambda ratio: fine_tuning_set(lab, domain, "name", Defense(images="adversarial", mixing="pixels", ratio=ratio))  # noqa: E731
+    assert mixed(0) == sp_set(lab, domain)
+    assert mixed(1) == model("Mixup-I 1").images
+    bytes_of = lambda images: [path.read_bytes() for path in drawn(lab, images).paths]  # noqa: E731
+    assert bytes_of(mixed(1)) == bytes_of(perturbed_set(lab, domain))
+    assert drawn(lab, mixed(1)).captions == sp_set(lab, domain).prompts
 
 
-def test_the_usual_cells_are_left_alone(study):
-    inputs = study._finetune_inputs(study.domains[0], "dreambooth", 0)
-    assert not {"mixed", "decay", "defense"} & set(inputs)
-    assert set(inputs) == {"sp", "method", "recipe", "prior", "instance", "seed", "device"}
+def test_the_usual_models_are_left_alone(lab):
+    domain = lab.domains[0]
+    other = lab.at({"mixsyn.perturbation.radius": 0.03, "mixsyn.mixup_i": 0.2, "mixsyn.decay": 0.5, "mixsyn.epsilon": 7.0})
+    assert tuned(other, domain, "dreambooth") == tuned(lab, domain, "dreambooth")
+    assert perturbed_set(other, domain) != perturbed_set(lab, domain)
 
 
-def test_a_mixed_set_is_perturbed_in_the_stated_share(study):
-    domain = study.mixsyn_domains[0]
-    clean, perturbed = ((photos.pixels(64) * 255).round() for photos in (study.sp_set(domain), study.perturbed_set(domain)))
+def test_a_mixed_set_is_perturbed_in_the_stated_share(lab):
+    domain = mixsyn.mixsyn_domains(lab)[0]
+    clean, perturbed, noisy = (
+        levels(lab, images, 64).int()
+        for images in (sp_set(lab, domain), perturbed_set(lab, domain), perturbed_set(lab, domain, "gaussian"))
+    )
     assert (clean != perturbed).flatten(1).any(1).all()
-    by_image = (study.defended(study.setting_row("mixup_i", "dreambooth")).training_set(domain).pixels(64) * 255).round()
-    assert (by_image != clean).flatten(1).any(1).sum() == round(study.params.mixsyn.mixup_i * len(clean))
-    by_pixel = (study.defended(study.setting_row("mixup_p", "dreambooth")).training_set(domain).pixels(64) * 255).round()
+    by_image, by_pixel = (
+        levels(lab, fine_tuning_set(lab, domain, "name", mixsyn.setting_row(lab, name, "dreambooth").defense), 64).int()
+        for name in ("mixup_i", "mixup_p")
+    )
+    assert (by_image != clean).flatten(1).any(1).sum() == round(lab.params.mixsyn.mixup_i * len(clean))
     assert ((by_pixel == clean) | (by_pixel == perturbed)).all()
-    noisy = (study.perturbed_set(domain, "gaussian").pixels(64) * 255).round()
-    norms = [(x - clean).flatten(1).norm(dim=1) for x in (perturbed, noisy)]
+    norms = [(x - clean).float().flatten(1).norm(dim=1) for x in (perturbed, noisy)]
     np.testing.assert_allclose(*norms, rtol=0.01)
 
 
 @pytest.mark.parametrize("table", [1, 2, 3, 4, 5])
-def test_every_table_of_the_paper_has_its_rows_intervals_and_references(table, study):
-    tidy = tables.measured(study, study.mixsyn_rows(table), table)
-    methods = ["dreambooth", "denoising_network", "image_encoder", "embedding"] if table == 5 else study.params.mixsyn.methods
-    assert list(tidy["method"].unique()) == [PRETRAINED, *methods, "no model"]
+def test_every_table_of_the_paper_has_its_rows_intervals_and_references(table, lab):
+    tidy = tables.measured(lab, mixsyn.table_rows(lab, table), table)
+    methods = ["dreambooth", "denoising_network", "image_encoder", "embedding"] if table == 5 else lab.params.mixsyn.methods
+    assert set(tidy["method"]) == {PRETRAINED, *methods, "no model"}
     assert tidy.loc[tidy["method"] == "no model", "metric"].tolist() == ["AUC"] * 3, "the blind baseline, for every protocol"
     twins = [] if table == 1 else ["dreambooth"] if table == 5 else methods
-    assert set(tidy.loc[tidy["delta_s2l"].notna(), "method"]) == set(twins)
+    assert set(tidy.loc[tidy["delta_s2l"].notna(), "method"] if "delta_s2l" in tidy else []) == set(twins)
     tidy = tidy[tidy["method"] != "no model"]
     membership, quality = tidy[tidy["protocol"] != ""], tidy[tidy["protocol"] == ""]
     assert len(membership) == 5 * 2 * 2 * 3, "methods, attacks, metrics, protocols"
     assert len(quality) == 5 * (2 * 2 + 2)
     measured = tidy[tidy["value"].notna()]
     assert (measured["low"] <= measured["value"] + 1e-9).all() and (measured["value"] <= measured["high"] + 1e-9).all()
-    assert measured.loc[measured["method"] != PRETRAINED, ["delta", "delta_low", "delta_high"]].notna().all().all()
+    changes = measured.loc[measured["method"] != PRETRAINED]
+    assert changes[["delta", "p", "p_adjusted"]].notna().all().all()
+    alike = changes["delta"] == 0  # what the image encoder learns changes no image that the model draws
+    assert changes.loc[~alike, ["delta_low", "delta_high"]].notna().all().all()
+    assert (changes["p"] <= changes["p_adjusted"]).all()
     assert membership.loc[membership["protocol"] == "iid", "paper"].isna().all()
     shifted = membership[membership["protocol"] == "shifted (studio)"]
     for row in pd.concat([shifted, quality[quality["attack"] != ""]]).itertuples():
         assert row.paper == MIXSYN[table, row.method, row.attack][row.metric]
     shown = tables.printed_mixsyn(tidy)
+    assert list(dict.fromkeys(shown.index.get_level_values("method"))) == ["Pre-trained", *(METHODS[name].title for name in methods)]
     assert len(shown) == 3 * 5 * 2
     assert not (shown.loc["iid"] == "").any().any()
 
 
-def test_the_change_against_plain_s2l_is_that_of_two_scored_models(study):
-    row = study.mixsyn_rows(2)[0]
-    tidy = tables.measured(study, [row], 2).set_index(["method", "attack", "protocol", "metric"])
-    clean = tables.measured(study, study.mixsyn_rows(1)[:1], 1).set_index(["method", "attack", "protocol", "metric"])
-    for key in [(row.title, "secmi", "iid", "AUC"), (row.title, "", "", "KID")]:
-        assert tidy.loc[key, "delta_s2l"] == pytest.approx(tidy.loc[key, "value"] - clean.loc[key, "value"])
+def test_a_value_that_the_paper_prints_for_each_attack_counts_as_one_change():
+    of = lambda value: share({name: np.full((1, 10), value + i / 100) for i, name in enumerate("abc")})  # noqa: E731
+    label = lambda method: {"method": method, "attack": "", "protocol": "", "metric": "CLIP-R (%)"}  # noqa: E731
+    entries = [Entry(label(PRETRAINED), of(0.5)), Entry(label("lora"), of(0.7), of(0.5), others={"s2l": of(0.9)})]
+    table = tables.mixsyn_table(entries, Statistics(), ["secmi", "pia"], 1)
+    assert table["attack"].tolist() == ["secmi"] * 2 + ["pia"] * 2
+    assert table.attrs["families"] == {"CLIP-R (%)": "Holm (3 domains are too few for sign flips), 1 change"}
+    for column, expected in (("delta", 20), ("delta_s2l", -20)):
+        assert table.loc[table["method"] == "lora", column].tolist() == pytest.approx([expected] * 2)
 
 
-def test_table_1_is_the_shake_to_leak_that_the_other_notebooks_measure(study):
-    found = study.mixsyn_scores(study.mixsyn_rows(1))
+def test_the_change_against_plain_s2l_is_that_of_two_scored_models(lab):
+    row = mixsyn.table_rows(lab, 2)[0]
+    tidy = tables.measured(lab, [row], 2).set_index(["method", "attack", "protocol", "metric"])
+    clean = tables.measured(lab, mixsyn.table_rows(lab, 1)[:1], 1).set_index(["method", "attack", "protocol", "metric"])
+    for of in [(row.title, "secmi", "iid", "AUC"), (row.title, "", "", "KID")]:
+        assert tidy.loc[of, "delta_s2l"] == pytest.approx(tidy.loc[of, "value"] - clean.loc[of, "value"])
+
+
+def test_table_1_is_the_shake_to_leak_that_the_other_notebooks_measure(lab):
+    found = mixsyn.scores(lab, mixsyn.table_rows(lab, 1))
     part = found[(found["method"] == "lora") & (found["attack"] == "pia")]
-    usual = study.scores(study.mixsyn_domains[0], "lora")
+    domain = mixsyn.mixsyn_domains(lab)[0]
+    usual = read(lab, scoring(lab, domain, tuned(lab, domain, "lora")))
     np.testing.assert_array_equal(part["score"], usual.loc[usual["attack"] == "pia", "score"])
     assert set(found["attack"]) == {"secmi", "pia"}
 
 
-def test_a_defended_cell_is_scored_by_the_same_attacks_as_the_base(study):
-    row = study.mixsyn_rows(2)[0]
-    few, every = (study.defended(row, attacks).scores(study.mixsyn_domains[0], row.method) for attacks in (["secmi", "pia"], None))
+def test_a_defended_cell_is_scored_by_the_same_attacks_as_the_base(lab):
+    domain = mixsyn.mixsyn_domains(lab)[0]
+    model = mixsyn.row_model(lab, mixsyn.table_rows(lab, 2)[0], domain)
+    settings = {name: setting for name, setting in attack_settings(lab).items() if name in ("secmi", "pia")}
+    few, every = (read(lab, scoring(lab, domain, model, some)) for some in (settings, None))
     every = every[every["attack"].isin(["secmi", "pia"])]
     np.testing.assert_array_equal(few["score"], every["score"])
     assert list(few["setting"]) == list(every["setting"])
 
 
-def test_figure_4_has_every_ratio_of_both_strategies(study):
-    rows = study.ratio_rows()
-    table = tables.ratio_table(study.mixsyn_scores(rows), rows, study.params.statistics)
+def test_figure_4_has_every_ratio_of_both_strategies(lab):
+    rows = mixsyn.ratio_rows(lab)
+    table = tables.ratio_table(mixsyn.scores(lab, rows), rows, lab.params.statistics)
     assert len(table) == 2 * 3 * 2 * 3, "strategies, ratios, attacks, protocols"
     ends = table[(table["ratio"].isin([0, 1])) & (table["protocol"] == "shifted (street)") & (table["attack"] == "secmi")]
     assert ends["paper"].tolist() == [0.752, 0.451] * 2
@@ -517,67 +578,64 @@ def test_figure_4_has_every_ratio_of_both_strategies(study):
     assert tables.printed_ratios(table).shape == (3 * 2 * 2, 3)
 
 
-def test_baselines_differ_from_the_defence_in_what_they_say(study):
-    rows = {row.title: row for row in study.baseline_rows()}
+def test_baselines_differ_from_the_defence_in_what_they_say(lab):
+    rows = {row.title: row for row in mixsyn.baseline_rows(lab)}
     assert list(rows)[:2] == ["clean SP set", "real public photographs"]
-    assert study.gaussian_pairs() == [
+    assert mixsyn.gaussian_pairs(lab) == [
         ("fully perturbed SP set", "Gaussian noise, all images"),
         ("Mixup-I 0.5", "Gaussian noise, Mixup-I 0.5"),
     ]
-    keys = [json.dumps(study.defended(row)._finetune_inputs(study.domains[0], row.method, 0), sort_keys=True) for row in rows.values()]
-    assert len(set(keys)) == len(rows)
-    contrast = tables.contrast_rows(study.mixsyn_scores(list(rows.values())), study.gaussian_pairs(), study.params.statistics)
+    keys = {key(lab, mixsyn.row_model(lab, row, lab.domains[0])) for row in rows.values()}
+    assert len(keys) == len(rows)
+    contrast = tables.contrast_table(mixsyn.scores(lab, list(rows.values())), mixsyn.gaussian_pairs(lab), lab.params.statistics)
     assert len(contrast) == 2 * 2 * 3
-    baselines = tables.measured(study, list(rows.values()))
+    baselines = tables.measured(lab, list(rows.values()))
     assert gaussian_claim(contrast, baselines).count("- **Does Gaussian noise do as well?") == 2 * 2, "iid"
 
 
-def test_every_defence_trains_a_model_of_its_own(study):
-    rows = {row.title: row for row in [*study.baseline_rows(), *study.ratio_rows()] if row.method == "dreambooth"}
-    domain = study.mixsyn_domains[0]
-    losses = {
-        title: json.loads((study.defended(row).finetuned(domain, row.method) / "training.json").read_text())["loss"]
-        for title, row in rows.items()
-    }
+def test_every_defence_trains_a_model_of_its_own(lab):
+    rows = {row.title: row for row in [*mixsyn.baseline_rows(lab), *mixsyn.ratio_rows(lab)] if row.method == "dreambooth"}
+    models = {title: mixsyn.row_model(lab, row, mixsyn.mixsyn_domains(lab)[0]) for title, row in rows.items()}
+    losses = {title: tuple(training(lab, model)["loss"]) for title, model in models.items()}
     same = ["clean SP set", "Mixup-I 0", "Mixup-P 0"], ["fully perturbed SP set", "Mixup-I 1", "Mixup-P 1"]
     for titles in same:
-        assert len({tuple(losses[title]) for title in titles}) == 1
-    distinct = len({json.dumps(row.overrides) for row in rows.values()})
-    assert len(set(map(tuple, losses.values()))) == distinct
+        assert len({losses[title] for title in titles}) == 1
+    distinct = len({key(lab, model) for model in models.values()})
+    assert len(set(losses.values())) == distinct
 
 
-def test_a_perturbation_that_8_bits_cannot_hold_is_refused(study):
-    small = study.variant({"mixsyn.perturbation.norm": "l2", "mixsyn.perturbation.radius": 0.05})
+def test_a_perturbation_that_8_bits_cannot_hold_is_refused(lab):
+    small = lab.at({"mixsyn.perturbation.norm": "l2", "mixsyn.perturbation.radius": 0.05})
     with pytest.raises(ParamsError, match=r"a radius of 0.05 \(l2\) is less than one grey level in every pixel"):
-        small.perturbed_set(small.mixsyn_domains[0])
+        drawn(small, perturbed_set(small, mixsyn.mixsyn_domains(small)[0]))
 
 
-def test_the_private_baseline_is_a_lora_with_the_guarantee_it_is_named_by(study):
-    row = next(row for row in study.baseline_rows() if row.title.startswith("DP-SGD"))
-    domain, private = study.mixsyn_domains[0], study.defended(row)
-    noted = json.loads((private.finetuned(domain, row.method) / "training.json").read_text())
-    assert 0.9 * study.params.mixsyn.epsilon < noted["epsilon"] <= study.params.mixsyn.epsilon
-    assert noted["clip"] == study.params.blackbox.private.clip
-    assert (private.finetuned(domain, row.method) / "pytorch_lora_weights.safetensors").is_file()
-    other = private.variant({"finetune.defense.epsilon": 50.0})
-    assert other._finetune_inputs(domain, "lora", 0) != private._finetune_inputs(domain, "lora", 0)
+def test_the_private_baseline_is_a_lora_with_the_guarantee_it_is_named_by(lab):
+    row = next(row for row in mixsyn.baseline_rows(lab) if row.title.startswith("DP-SGD"))
+    domain = mixsyn.mixsyn_domains(lab)[0]
+    private = mixsyn.row_model(lab, row, domain)
+    noted = training(lab, private)
+    assert 0.9 * lab.params.mixsyn.epsilon < noted["epsilon"] <= lab.params.mixsyn.epsilon
+    assert noted["clip"] == lab.params.blackbox.private.clip
+    assert (made(lab, private) / "pytorch_lora_weights.safetensors").is_file()
+    assert tuned(lab, domain, "lora", defense=Defense(epsilon=50.0)) != private
 
 
-def test_only_a_lora_is_private_and_only_within_reach(study):
+def test_only_a_lora_is_private_and_only_within_reach(lab):
     with pytest.raises(ParamsError, match=r"finetune.defense.epsilon is 5 and .* only a LoRA is fine-tuned with DP-SGD"):
-        study.variant({"finetune.defense.epsilon": 5.0}).check()
-    out_of_reach = study.variant({"mixsyn.epsilon": 0.1, "blackbox.private.delta": 1e-300})
+        lab.at({"finetune.defense.epsilon": 5.0}).check()
+    out_of_reach = lab.at({"mixsyn.epsilon": 0.1, "blackbox.private.delta": 1e-300})
     with pytest.raises(ParamsError, match=r"mixsyn.epsilon, with the recipe of blackbox.private: epsilon 0.1 .* raise epsilon or delta"):
-        out_of_reach.check_defense()
+        mixsyn.check(out_of_reach)
 
 
-def test_shake_to_leak_on_top_starts_from_the_defended_model(study):
-    row, domain = study.judged_rows()[1], study.mixsyn_domains[0]
-    top = study._on_top(row, domain)
-    assert top.base_folder == study.defended(row).finetuned(domain, row.method)
-    assert top.sp_set(domain).paths != study.sp_set(domain).paths
-    assert not top._mixes
-    contrast = tables.contrast_rows(study.mixsyn_again(), study.again_pairs(), study.params.statistics)
+def test_shake_to_leak_on_top_starts_from_the_defended_model(lab):
+    row, domain = mixsyn.judged_rows(lab)[1], mixsyn.mixsyn_domains(lab)[0]
+    (top,) = (spec.model for spec, labels in mixsyn.again_cells(lab) if labels["method"] == "Mixup-I 0.5, then S2L")
+    assert top.base == mixsyn.row_model(lab, row, domain)
+    assert isinstance(top.images, Generated), "its own SP set, clean"
+    assert top.images == sp_set(lab, domain, top.base) != sp_set(lab, domain)
+    contrast = tables.contrast_table(mixsyn.again(lab), mixsyn.again_pairs(lab), lab.params.statistics)
     assert set(contrast["of"]) == {"Mixup-I 0.5", "Mixup-I 0.5, then S2L"}
     assert set(contrast["against"]) == {"Mixup-I 0.5", PRETRAINED}
     assert again_claim(contrast).count("Does the leak come back?") == 2, "iid"
@@ -586,45 +644,57 @@ def test_shake_to_leak_on_top_starts_from_the_defended_model(study):
 @pytest.mark.parametrize(
     ("fell", "back", "left", "says"),
     [
-        ((-0.2, -0.1), (0.05, 0.2), (-0.05, 0.1), "yes"),
-        ((-0.2, -0.1), (0.05, 0.1), (-0.2, -0.05), "in part: still below the pre-trained model"),
-        ((-0.2, -0.1), (-0.1, 0.1), (-0.2, -0.1), "no rise is shown"),
-        ((-0.2, -0.1), (-0.2, -0.1), (-0.4, -0.2), "no, it falls further"),
-        ((-0.2, 0.1), (0.05, 0.2), (-0.05, 0.1), "there was no fall to bring back"),
+        (-0.15, 0.12, None, "yes: no difference is shown any more from the pre-trained model"),
+        (-0.15, 0.3, 0.15, "yes: it is above the pre-trained model"),
+        (-0.15, 0.07, -0.08, "in part: still below the pre-trained model"),
+        (-0.15, None, -0.15, "no rise is shown"),
+        (-0.15, -0.15, -0.3, "no, it falls further"),
+        (None, 0.12, None, "no fall is shown that could come back"),
+        (0.2, 0.12, 0.3, "no fall is shown that could come back"),
     ],
 )
-def test_the_leak_comes_back_only_where_it_fell(fell, back, left, says):
+def test_the_leak_comes_back_only_where_it_is_shown_to_have_fallen(fell, back, left, says):
+    """None: of a difference that is not shown."""
     pairs = {("m", PRETRAINED): fell, ("m, then S2L", "m"): back, ("m, then S2L", PRETRAINED): left}
+    row = {"attack": "pia", "protocol": "iid", "low": -1, "high": 1, "smallest_visible": 0.2}
     rows = [
-        {"of": of, "against": against, "attack": "pia", "protocol": "iid", "value": sum(ends) / 2, "low": ends[0], "high": ends[1]}
-        for (of, against), ends in pairs.items()
+        row | {"of": of, "against": against, "value": value or -0.1, "p_adjusted": 0.06 if value is None else 0.01}
+        for (of, against), value in pairs.items()
     ]
-    assert again_claim(pd.DataFrame(rows)).startswith(f"- **Does the leak come back? m, then S2L, PIA: {says}.**")
+    text = again_claim(pd.DataFrame(rows))
+    assert text.startswith(f"- **Does the leak come back? m, then S2L, PIA: {says}.**")
+    assert text.count("(smallest visible: 0.200)") == (fell, back).count(None)
 
 
 @pytest.mark.parametrize(
-    ("shift", "says"),
-    [(-0.1, "the adversarial set's AUC lies lower"), (0.0, "no difference is shown"), (0.1, "the adversarial set's AUC lies higher")],
+    ("shift", "p", "says"),
+    [
+        (-0.1, 0.01, "the adversarial set's AUC lies lower"),
+        (-0.1, 0.06, "no difference is shown"),
+        (0.1, 0.01, "the adversarial set's AUC lies higher"),
+    ],
 )
-def test_gaussian_noise_is_judged_by_the_difference(shift, says):
-    row = {"attack": "pia", "protocol": "iid", "metric": "AUC", "delta": 0.0, "delta_low": -0.1, "delta_high": 0.1}
-    contrast = pd.DataFrame([row | {"of": "a", "against": "b", "value": shift, "low": shift - 0.05, "high": shift + 0.05}])
-    text = gaussian_claim(contrast, pd.DataFrame([row | {"method": name} for name in "ab"]))
+def test_gaussian_noise_is_judged_by_the_adjusted_p_of_the_difference(shift, p, says):
+    row = {"attack": "pia", "protocol": "iid", "metric": "AUC", "delta": 0.0, "delta_low": -0.1, "delta_high": 0.1, "smallest_visible": 0.2}
+    contrast = row | {"of": "a", "against": "b", "value": shift, "low": shift - 0.05, "high": shift + 0.05, "p_adjusted": p}
+    text = gaussian_claim(pd.DataFrame([contrast]), pd.DataFrame([row | {"method": name} for name in "ab"]))
     assert text.startswith(f"- **Does Gaussian noise do as well? PIA: {says}.** a against b: {shift:+.3f}")
+    assert ("(smallest visible: 0.200)" in text) == (p > 0.05)
 
 
-def test_the_adaptive_attacker_looks_at_other_people_only(study):
-    reported, calibration = ({domain.name for domain in some} for some in (study.mixsyn_domains, study.calibration_domains))
+def test_the_adaptive_attacker_looks_at_other_people_only(lab):
+    reported, calibration = ({domain.name for domain in some(lab)} for some in (mixsyn.mixsyn_domains, mixsyn.calibration_domains))
     assert reported and calibration and not reported & calibration
-    scores = study.mixsyn_adaptive()
+    scores = mixsyn.adaptive(lab)
     assert set(scores.loc[scores["calibration"], "domain"]) == calibration
     assert set(scores.loc[~scores["calibration"], "domain"]) == reported
-    assert study.no_adaptive() == ""
-    assert "none is left for the adaptive attacker to choose on; lower mixsyn.domains" in study.variant({"mixsyn.domains": 2}).no_adaptive()
+    assert mixsyn.no_adaptive(lab) == ""
+    few = mixsyn.no_adaptive(lab.at({"mixsyn.domains": 2}))
+    assert "none is left for the adaptive attacker to choose on; lower mixsyn.domains" in few
 
 
-def test_extraction_looks_at_defended_models_too(study):
-    found = study.mixsyn_extraction()
+def test_extraction_looks_at_defended_models_too(lab):
+    found = mixsyn.extraction(lab)
     assert list(found["method"].unique()) == [PRETRAINED, "clean SP set", "Mixup-I 0.5"]
     plain, mixed = (found.loc[found["method"] == title, "distance"].to_numpy() for title in ("clean SP set", "Mixup-I 0.5"))
     assert (plain != mixed).any(), "another model draws other images"
@@ -648,7 +718,7 @@ def test_the_adaptive_attackers_choice_and_sign_are_those_of_the_calibration_dom
         scores_of("defended", True, {("pia", 100): 0.55, ("sima", 50): 0.2}),
         scores_of("defended", False, {("pia", 100): 0.5, ("sima", 50): 0.3}),
     ]
-    table = tables.adaptive_table(pd.concat(parts, ignore_index=True), Statistics(bootstrap=200))
+    table = tables.adaptive_table(pd.concat(parts, ignore_index=True), Statistics())
     shown = table.set_index(["method", "chosen on"])[["attack", "sign", "value"]]
     assert shown.loc[(PRETRAINED, "models like it")].tolist() == ["pia", 1, pytest.approx(0.75)]
     assert shown.loc[("defended", "models like it")].tolist() == ["sima", -1, pytest.approx(0.7)]
@@ -657,91 +727,102 @@ def test_the_adaptive_attackers_choice_and_sign_are_those_of_the_calibration_dom
 
 
 @pytest.mark.parametrize(
-    ("aware", "unaware", "says"),
+    ("aware", "p", "says"),
     [
-        ((-0.2, -0.1), (-0.3, -0.2), "no: less leaks than from the pre-trained model, to this attacker too.** "),
-        ((-0.1, 0.1), (-0.3, -0.2), "no difference from the pre-trained model is shown.** "),
-        ((0.1, 0.2), (-0.3, -0.2), "more leaks to this attacker than from the pre-trained model.** "),
+        (-0.15, 0.01, "no: less leaks than from the pre-trained model, to this attacker too.** "),
+        (-0.15, 0.06, "no difference from the pre-trained model is shown.** "),
+        (0.15, 0.01, "more leaks to this attacker than from the pre-trained model.** "),
     ],
 )
-def test_the_adaptive_attacker_has_three_answers(aware, unaware, says):
+def test_the_adaptive_attacker_has_three_answers(aware, p, says):
     row = {"attack": "sima", "protocol": "iid", "metric": "AUC", "value": 0.6, "low": 0.5, "high": 0.7, "delta": np.nan}
     every = [row | {"method": m, "chosen on": "models like it"} for m in (PRETRAINED, "clean SP set")]
-    for when, (low, high) in (("models like it", aware), ("pre-trained models", unaware)):
-        every.append(row | {"method": "m", "chosen on": when, "delta": (low + high) / 2, "delta_low": low, "delta_high": high})
+    for when, delta, adjusted in (("models like it", aware, p), ("pre-trained models", -0.25, 0.01)):
+        found = {"delta": delta, "delta_low": delta - 0.1, "delta_high": delta + 0.1, "p_adjusted": adjusted, "smallest_visible": 0.2}
+        every.append(row | {"method": "m", "chosen on": when} | found)
     text = adaptive_claim(pd.DataFrame(every))
     assert text.startswith(f"- **Does the adaptive attacker undo it? m: {says}SimA, 0.600 [0.500, 0.700] (")
+    assert ("(smallest visible: 0.200)" in text) == (p > 0.05)
     assert "nothing to undo" not in text
-    every[-1]["delta_high"] = 0.1
+    every[-1]["p_adjusted"] = 0.06
     assert "There was nothing to undo: no fall is shown" in adaptive_claim(pd.DataFrame(every))
 
 
 # what is said of it
 
 
-def auc_rows(delta):
+def auc_rows(delta, p=0.01):
     base = {"attack": "pia", "protocol": "iid", "metric": "AUC", "low": 0.6, "high": 0.7, "method": PRETRAINED, "value": 0.65}
-    return pd.DataFrame(
-        [base, base | {"method": "lora", "value": 0.65 + delta, "delta": delta, "delta_low": delta - 0.02, "delta_high": delta + 0.02}]
+    moved = {"delta": delta, "delta_low": delta - 0.02, "delta_high": delta + 0.02, "p_adjusted": p, "smallest_visible": 0.03}
+    return pd.DataFrame([base, base | {"method": "lora", "value": 0.65 + delta} | moved])
+
+
+@pytest.mark.parametrize(("delta", "p", "lower", "higher"), [(-0.1, 0.01, 1, 0), (-0.1, 0.06, 0, 0), (0.1, 0.06, 0, 0), (0.1, 0.01, 0, 1)])
+def test_a_claim_about_auc_is_answered_by_the_adjusted_p_only(delta, p, lower, higher):
+    text = auc_claim(auc_rows(delta, p), "Does it lower AUC")
+    assert text.startswith(
+        f"- **Does it lower AUC? iid: {lower} of 1 method and attack pairs are shown to.** Pre-trained: PIA 0.650 [0.600,"
     )
-
-
-@pytest.mark.parametrize(("delta", "lower", "higher"), [(-0.1, 1, 0), (0.0, 0, 0), (0.1, 0, 1)])
-def test_a_claim_about_auc_is_answered_beyond_the_interval_only(delta, lower, higher):
-    text = auc_claim(auc_rows(delta), "Does it lower AUC")
-    assert text.startswith(f"- **Does it lower AUC? iid: {lower} of 1 method and attack pairs do.** Pre-trained: PIA 0.650 [0.600, 0.700].")
-    assert f"Beyond their intervals {lower} fall and {higher} rise (LoRA / PIA {delta:+.3f}" in text
-    assert f"iid: {higher} of 1 method" in auc_claim(auc_rows(delta), "Does it raise AUC", falls=False)
+    assert f"{lower} are shown to fall and {higher} to rise (smallest visible: 0.030): LoRA / PIA {delta:+.3f}" in text
+    assert f"iid: {higher} of 1 method" in auc_claim(auc_rows(delta, p), "Does it raise AUC", falls=False)
 
 
 def test_a_fall_away_from_a_half_is_no_defence():
     rows = auc_rows(-0.1)
     rows[["value", "low", "high"]] -= 0.35  # 0.3 before, 0.2 after
     text = auc_claim(rows, "Does it lower AUC")
-    assert "iid: 0 of 1 method and attack pairs do" in text
+    assert "iid: 0 of 1 method and attack pairs are shown to" in text
     assert "Of those that fall, 1 moves away from 0.5, which is more leakage." in text
 
 
-def test_a_defence_is_compared_with_plain_s2l_too():
-    rows = auc_rows(-0.1).assign(delta_s2l=[np.nan, 0.0], delta_s2l_low=[np.nan, -0.1], delta_s2l_high=[np.nan, 0.1])
+@pytest.mark.parametrize(("p", "lower"), [(0.01, 1), (0.06, 0)])
+def test_a_defence_is_compared_with_plain_s2l_too(p, lower):
+    rows = auc_rows(-0.1).assign(delta_s2l=[np.nan, -0.05], p_s2l_adjusted=[np.nan, p], smallest_visible_s2l=[np.nan, 0.04])
     assert auc_claim(rows, "Does it").endswith(
-        " Against plain S2L by the same method 0 of 1 lie lower and 0 higher, beyond their intervals."
+        f" Against plain S2L by the same method 0 of 1 are shown to lie higher and {lower} to lie lower (smallest visible: 0.040)."
     )
 
 
 def test_a_claim_about_quality_knows_which_way_is_worse():
-    row = {"method": "lora", "attack": "", "value": 1.0, "delta": 5.0, "delta_low": 4.0, "delta_high": 6.0}
+    row = {"method": "lora", "attack": "", "value": 1.0, "delta": 5.0, "delta_low": 4.0, "delta_high": 6.0, "p_adjusted": 0.01}
+    row |= {"delta_s2l": 2.0, "p_s2l_adjusted": 0.01, "smallest_visible": 1.25, "smallest_visible_s2l": np.nan}
     table = pd.DataFrame([row | {"metric": metric} for metric in ("CLIP-R (%)", "domain accuracy (%)", "KID")])
-    lines = quality_claim(
-        pd.concat([table, pd.DataFrame([row | {"metric": "BRISQUE", "value": None}])]), "Does it cost quality"
-    ).splitlines()
+    unmeasured = pd.DataFrame([row | {"metric": "BRISQUE", "value": np.nan}])
+    lines = quality_claim(pd.concat([table, unmeasured]), "Does it cost quality").splitlines()
     answers = [line.split("**")[1] for line in lines]
-    worse = "of 1 methods are worse than the pre-trained model beyond their intervals"
+    worse = "of 1 methods are shown to be worse than the pre-trained model"
     assert answers == [
         f"Does it cost quality? CLIP-R (%): 0 {worse}",
         f"Does it cost quality? domain accuracy (%): 0 {worse}",
         "Does it cost quality? BRISQUE: not measured.",
         f"Does it cost quality? KID: 1 {worse}",
     ]
-    assert "1 better" in lines[0]
-    undecided = table.assign(delta_low=-3.0, delta_high=8.0)
+    assert "1 to be better (smallest visible: 1.2)" in lines[0]
+    assert lines[0].endswith("0 of 1 are shown to be worse and 1 to be better.")
+    assert lines[-1].endswith("1 of 1 are shown to be worse and 0 to be better.")
+    undecided = table.assign(delta_low=-3.0, delta_high=8.0, p_adjusted=0.06)
     lines = quality_claim(undecided, "Does it").splitlines()
     assert "No loss is shown, but one of -3.0 is not excluded." in lines[0]
     assert "No loss is shown, but one of +8.00 is not excluded." in lines[-1]
 
 
-def test_without_its_package_brisque_is_empty_and_the_note_says_why(study, monkeypatch):
+def test_without_its_package_brisque_is_empty_and_the_note_says_why(lab, monkeypatch):
     why = "the package brisque cannot be imported (no compiler)"
-    monkeypatch.setattr(tables, "no_brisque", lambda: why)
-    assert tables.mixsyn_note(study).endswith(f"BRISQUE is empty: {why}.")
-    monkeypatch.setattr("s2llib.metrics.quality.no_brisque", lambda: why)
-    quality = study.mixsyn_quality(study.mixsyn_rows(1)[:1])
-    assert quality["brisque"].isna().all()
-    scores = study.mixsyn_scores(study.mixsyn_rows(1)[:1])
-    table = tables.mixsyn_table(scores, quality, study.real_features(), study.params.statistics, 1, study.blind())
+    for module in ("s2llib.report.mixsyn", "s2llib.studies.quality"):
+        monkeypatch.setattr(f"{module}.no_brisque", lambda: why)
+    table = tables.measured(lab, mixsyn.table_rows(lab, 1)[:1], 1)
+    assert f"BRISQUE is empty: {why}." in tables.mixsyn_note(lab, table)
+    assert "BRISQUE: p adjusted" not in tables.mixsyn_note(lab, table)
     assert table.loc[table["metric"] == "BRISQUE", "value"].isna().all()
     assert tables.printed_mixsyn(table)["BRISQUE"].str.startswith("not measured; paper").any()
     assert "BRISQUE: not measured" in quality_claim(table, "Does it cost quality")
+
+
+def test_the_note_names_the_papers_contradictions_where_its_values_stand(lab):
+    table = tables.measured(lab, mixsyn.table_rows(lab, 1)[:1], 1)
+    assert tables.mixsyn_note(lab, table).endswith(tables.CONTRADICTIONS)
+    assert "AUC: p adjusted by Holm" in tables.mixsyn_note(lab, table)
+    assert "contradicts itself" not in tables.mixsyn_note(lab, table.assign(paper=np.nan))
 
 
 def test_the_committed_reference_values_are_all_of_the_papers_five_tables():
@@ -760,8 +841,8 @@ def test_the_committed_reference_values_are_all_of_the_papers_five_tables():
     assert all(repeats), "as the note under the table says"
 
 
-def test_a_paper_value_stands_only_beside_the_papers_ratio(study):
-    p = study.params.mixsyn
+def test_a_paper_value_stands_only_beside_the_papers_ratio(lab):
+    p = lab.params.mixsyn
     assert [tables.reference_table(p, table) for table in range(1, 6)] == [1, 2, 3, 4, 5]
     assert tables.reference_table(p.model_copy(update={"mixup_p": 0.4}), 4) == 0
 
@@ -791,45 +872,45 @@ def test_a_paper_value_stands_only_beside_the_papers_ratio(study):
 )
 def test_what_cannot_run_is_refused_first(overrides, message, tmp_path):
     with pytest.raises(ParamsError, match=message) as error:
-        Study.from_profile("tiny", overrides, root=tmp_path / "artifacts")
+        Lab.open("tiny", overrides, root=tmp_path / "artifacts")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "artifacts").exists()
 
 
 def test_a_radius_of_0_without_rounds_is_no_perturbation():
-    Study.from_profile("tiny", {"mixsyn.perturbation.radius": 0, "mixsyn.perturbation.rounds": 0})
+    Lab.open("tiny", {"mixsyn.perturbation.radius": 0, "mixsyn.perturbation.rounds": 0})
 
 
 def test_without_a_clip_model_quality_is_refused_before_anything_is_made(pipeline_folder, tmp_path):
-    study = Study.from_profile("tiny", {"base.path": str(pipeline_folder)}, root=tmp_path / "artifacts")
+    lab = Lab.open("tiny", {"base.path": str(pipeline_folder)}, root=tmp_path / "artifacts")
     with pytest.raises(
         ParamsError, match=r"mixsyn.clip names no CLIP model and .* has none in clip/, which CLIP-R precision needs; set it"
     ):
-        study.mixsyn_quality(study.mixsyn_rows(1))
+        mixsyn.quality(lab, mixsyn.table_rows(lab, 1))
     assert not (tmp_path / "artifacts").exists()
 
 
 @pytest.mark.parametrize("clip", ["/no/such/clip", "models/clip"])
 def test_a_clip_folder_that_is_missing_stops_the_defence_alone(clip, tmp_path):
-    study = Study.from_profile("tiny", {"mixsyn.clip": clip}, root=tmp_path / "artifacts")
-    assert study.no_defense() == f"mixsyn.clip: there is no folder {clip}; save a CLIP model there, or name one on the hub."
+    lab = Lab.open("tiny", {"mixsyn.clip": clip}, root=tmp_path / "artifacts")
+    assert mixsyn.refusal(lab) == f"mixsyn.clip: there is no folder {clip}; save a CLIP model there, or name one on the hub."
 
 
 def test_a_clip_folder_is_whole_before_anything_is_made_and_is_known_by_its_content(tmp_path):
-    folder = tmp_path / "clip"
-    folder.mkdir()
-    study = Study.from_profile("tiny", {"mixsyn.clip": str(folder)}, root=tmp_path / "artifacts")
-    assert study.no_defense() == f"mixsyn.clip: {folder} lacks config.json or .safetensors weights; copy the model's folder again."
-    (folder / "config.json").write_text("{}")
-    (folder / "pytorch_model.bin").touch()
-    assert "pickled ones (pytorch_model.bin), which are never loaded; convert them where you trust them: python -c" in study.no_defense()
-    (folder / "model.safetensors").touch()
-    assert "has no tokenizer.json and no vocab.json" in study.no_defense()
-    (folder / "vocab.json").touch()
-    assert study.no_defense() == ""
-    before = study._judge_key
-    (folder / "config.json").write_text('{"projection_dim": 2}')
-    assert study._judge_key != before
+    at = tmp_path / "clip"
+    at.mkdir()
+    lab = Lab.open("tiny", {"mixsyn.clip": str(at)}, root=tmp_path / "artifacts")
+    assert mixsyn.refusal(lab) == f"mixsyn.clip: {at} lacks config.json or .safetensors weights; copy the model's folder again."
+    (at / "config.json").write_text("{}")
+    (at / "pytorch_model.bin").touch()
+    assert "pickled ones (pytorch_model.bin), which are never loaded; convert them where you trust them: python -c" in mixsyn.refusal(lab)
+    (at / "model.safetensors").touch()
+    assert "has no tokenizer.json and no vocab.json" in mixsyn.refusal(lab)
+    (at / "vocab.json").touch()
+    assert mixsyn.refusal(lab) == ""
+    before = the_judge(lab)
+    (at / "config.json").write_text('{"projection_dim": 2}')
+    assert the_judge(lab) != before
 
 
 def test_a_clip_model_that_the_hub_does_not_give_is_one_sentence(tmp_path, monkeypatch):
@@ -837,23 +918,31 @@ def test_a_clip_model_that_the_hub_does_not_give_is_one_sentence(tmp_path, monke
         raise OSError("We couldn't connect to 'https://huggingface.co'\nand more")
 
     monkeypatch.setattr("transformers.CLIPConfig.from_pretrained", refuse)
-    study = Study.from_profile("tiny", {"mixsyn.clip": "nobody/clip"}, root=tmp_path / "artifacts")
-    assert study.no_defense() == (
+    lab = Lab.open("tiny", {"mixsyn.clip": "nobody/clip"}, root=tmp_path / "artifacts")
+    assert mixsyn.refusal(lab) == (
         "mixsyn.clip: nobody/clip cannot be downloaded (We couldn't connect to 'https://huggingface.co'); check its name and the network."
     )
 
 
-def test_public_photographs_are_left_out_where_there_are_none(study):
-    variant = study.variant({"finetune.public_images": 8})
-    variant._lacking = lambda names, count: "none"
-    assert "real public photographs" not in [row.title for row in variant.baseline_rows()]
+def test_public_photographs_are_left_out_where_there_are_none(lab, monkeypatch):
+    monkeypatch.setattr(mixsyn, "lacking", lambda *_: "none")
+    assert "real public photographs" not in [row.title for row in mixsyn.baseline_rows(lab)]
 
 
-def test_photographs_are_read_as_the_8_bit_pixels_that_they_are(images, tmp_path):
-    from s2llib.stages.mixsyn import _levels
-
+def test_photographs_are_read_as_the_8_bit_pixels_that_they_are(images, lab, tmp_path):
     loaded = saved_and_loaded(images, tmp_path / "set")
     assert torch.equal(loaded, images)
     photos = read_generated(tmp_path / "set")
     assert isinstance(photos, Photos)
-    assert torch.equal(_levels(photos, 64), images)
+    assert torch.equal(levels(lab, photos, 64), images)
+
+
+def test_the_figures_show_every_step_with_the_same_images(lab):
+    domain = mixsyn.mixsyn_domains(lab)[0]
+    first, second, third = (figure(lab, domain, images=2) for figure in (tables.figure1, tables.figure2, tables.figure3))
+    assert list(first) == ["SP images", "perturbed", "mixed (Mixup-P 0.3)", "pre-trained draws", "after S2L", "after MixSyn"]
+    assert list(second) == ["SP image", "perturbed", "perturbation x 8", "Gaussian noise x 8"]
+    assert len(third) == 6
+    assert {tuple(x.shape) for rows in (first, second, third) for x in rows.values()} == {(2, 3, 64, 64)}
+    assert torch.equal(first["perturbed"], second["perturbed"])
+    assert not torch.equal(third["Mixup-P 0.3"], third["Mixup-P 0.3, one part"])

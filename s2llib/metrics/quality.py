@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from s2llib.metrics.bootstrap import Estimate, HierarchicalBootstrap
+from s2llib.metrics.images import Sample
 from s2llib.params import ParamsError, first_line
 
-__all__ = ["brisque", "kid", "kid_estimate", "no_brisque", "recognised"]
+__all__ = ["brisque", "kid", "kid_sample", "no_brisque", "recognised"]
 
 
 def _library() -> type:
@@ -69,28 +69,21 @@ def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
-def kid(x: np.ndarray, y: np.ndarray, wx: np.ndarray | None = None, wy: np.ndarray | None = None) -> np.ndarray:
+def kid_sample(x: np.ndarray, y: np.ndarray) -> Sample:
     """Unbiased squared MMD of features x [n, d] and y [m, d] with KID's cubic kernel (Binkowski et al. 2018, equation 4).
 
-    wx [b, n], wy [b, m]: bootstrap counts, for one value each; a pair of copies of one image does not count as a pair.
+    An image's influence is twice its mean kernel with its own side less that with the other, as of any U-statistic (Hoeffding 1948). In
+    simulation 95 % intervals over images cover 97 to 99 % where both sides are of one distribution; where they lie apart, 79 to 94 % with
+    8 generated images, 86 to 94 % with 16 and 91 to 95 % with 48: the cubic kernel is skewed.
     """
-    single = wx is None
-    wx, wy = (np.ones((1, len(z))) if w is None else w for z, w in ((x, wx), (y, wy)))
-
-    def within(z: np.ndarray, w: np.ndarray) -> np.ndarray:
-        k = _kernel(z, z)
+    own = [_kernel(z, z) for z in (x, y)]
+    for k in own:
         np.fill_diagonal(k, 0)
-        return ((w @ k) * w).sum(1) / np.maximum(w.sum(1) ** 2 - (w**2).sum(1), 1)  # 1: of copies of one image alone there is no pair
-
-    across = ((wx @ _kernel(x, y)) * wy).sum(1) / (wx.sum(1) * wy.sum(1))
-    found = within(x, wx) + within(y, wy) - 2 * across
-    return found[0] if single else found
+    (left, right), across = (k.sum(axis=1) / max(len(k) - 1, 1) for k in own), _kernel(x, y)
+    value = left.mean() + right.mean() - 2 * across.mean()
+    return Sample(float(value), {"generated": 2 * (left - across.mean(axis=1)), "real": 2 * (right - across.mean(axis=0))})
 
 
-def kid_estimate(bootstrap: HierarchicalBootstrap, generated: list[np.ndarray], real: list[np.ndarray]) -> Estimate:
-    """KID per domain, generated [n, d] against real [m, d] features, averaged over domains; sizes of the bootstrap: (n, m)."""
-    value, total = 0.0, np.zeros(bootstrap.replicates)
-    for rows, weights, x, y in zip(bootstrap.rows, bootstrap.weights, generated, real, strict=True):
-        np.add.at(total, rows, kid(x, y, *weights) / len(generated))
-        value += float(kid(x, y)) / len(generated)
-    return Estimate(value, total)
+def kid(x: np.ndarray, y: np.ndarray) -> float:
+    """The value of `kid_sample`."""
+    return kid_sample(x, y).value

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from s2llib.data.domain import MEMBER, NONMEMBER
-from s2llib.metrics.images import Sample, auc_sample, combined, image_bootstrap, over_images
+from s2llib.metrics.images import Sample, auc_sample, combined, image_bootstrap, mean_sample, over_images
 from s2llib.metrics.intervals import ANY, SAME, Estimate, cluster_bootstrap, interval, pooled_tpr, standardised
 from s2llib.metrics.multiplicity import p_adjusted
 from s2llib.metrics.roc import tpr_at_fpr
@@ -30,6 +30,8 @@ __all__ = [
     "family_note",
     "measures",
     "protocols",
+    "share",
+    "span",
     "weighted",
 ]  # fmt: skip
 
@@ -69,12 +71,14 @@ class Mean:
         return np.stack([np.pad(row, (0, self.trainings - len(row)), constant_values=np.nan) for row in rows])
 
     def by_domain(self) -> dict[str, float]:
-        """{domain: value, trainings averaged}."""
-        return {name: float(np.nanmean(each)) for name, each in self.grid.items()}
+        """{domain: value, trainings averaged; NaN where none is known}."""
+        return {name: np.nan if np.isnan(each).all() else float(np.nanmean(each)) for name, each in self.grid.items()}
 
     def estimate(self, level: float, null: float | None = None) -> Estimate:
         if len(self.grid) == 1:
-            return over_images(self.sample(*self.grid), level, null=null, bounds=self.bounds)
+            sample = self.sample(*self.grid)
+            alone = None if self.unit is None else self.unit * min(map(len, sample.influence.values()))
+            return over_images(sample, level, null=null, bounds=self.bounds, unit=alone)
         return interval(self.values(), level, null=null, bounds=self.bounds, unit=self.unit)
 
 
@@ -131,7 +135,8 @@ def weighted(measures: Sequence[Measure], weights: Sequence[float]) -> Measure:
         parts = tuple((w * weight, m, n) for each, weight in zip(chosen, weights, strict=True) for w, m, n in each.parts)
         return Pooled(parts, ANY)
     grid = {name: _sum([each.grid[name] for each in chosen], weights) for name in common}
-    return Mean(grid, lambda name: combined([each.sample(name) for each in chosen], weights), ANY, measures[0].unit)
+    units = [None if each.unit is None else abs(weight) * each.unit for each, weight in zip(chosen, weights, strict=True)]
+    return Mean(grid, lambda name: combined([each.sample(name) for each in chosen], weights), ANY, None if None in units else max(units))
 
 
 def _sum(values: list[np.ndarray], weights: Sequence[float]) -> np.ndarray:
@@ -185,6 +190,18 @@ def tpr(members: dict[str, np.ndarray], nonmembers: dict[str, np.ndarray], refer
     return Pooled(((1.0, members, nonmembers),))
 
 
+def share(images: dict[str, np.ndarray], whole: float | dict[str, float] = 100.0, name: str = MEMBER) -> Mean:
+    """Means of values in [0, 1] of a domain's images, {domain: [trainings, images]}, as a share of `whole`: per cent, or a count.
+
+    whole: for every domain, or {domain: its own}; name: which images they are (`Sample`).
+    """
+    of = whole if isinstance(whole, dict) else dict.fromkeys(images, whole)
+    grid = {domain: of[domain] * x.sum(axis=1) / x.shape[1] for domain, x in images.items()}
+    one = max(of[domain] / x.shape[1] for domain, x in images.items())
+    top = float(np.mean([of[domain] for domain in images]))
+    return Mean(grid, lambda domain: mean_sample(of[domain] * images[domain].mean(axis=0), name), (0.0, top), one)
+
+
 def _not_by_image(name: str) -> Sample:
     raise ValueError(f"a rate at a threshold has no influence of single images (asked for {name})")
 
@@ -210,44 +227,55 @@ def measures(frame: pd.DataFrame, split: str = NONMEMBER, place: str = MEMBER, m
 
 @dataclass(frozen=True)
 class Entry:
-    """A row to be: what it is called, its measure, what it is compared with, and the value that it is tested against, if it is."""
+    """A row to be: what it is called, its measure, what it is compared with, and the value that it is tested against, if it is.
+
+    others: {name: a further measure that it is compared with}, for columns of that name.
+    """
 
     labels: dict
     measure: Measure
     before: Measure | None = None
     null: float | None = None
+    others: dict[str, Measure] = field(default_factory=dict)
 
 
 def estimated(entries: Iterable[Entry], p: Statistics) -> pd.DataFrame:
     """Tidy rows: labels, value, low, high; delta with its interval, p, p_adjusted, smallest_visible; domains, seeds, interval.
 
     p_adjusted holds for all changes of one metric in the table together; smallest_visible: the change that an interval would have shown
-    with 80 % power. `attrs["families"]`: {metric: how p was adjusted}.
+    with 80 % power. `attrs["families"]`: {metric: how p was adjusted}. For each other comparison NAME, a family of its own: delta_NAME,
+    delta_NAME_low, delta_NAME_high, p_NAME, p_NAME_adjusted, smallest_visible_NAME.
     """
-    rows, tests = [], []
+    rows, tests = [], {"": []}
     for entry in entries:
         level = entry.measure.estimate(p.level, entry.null)
         row = entry.labels | {"value": level.value, "low": level.low, "high": level.high}
-        tested = None
-        if entry.before is not None:
-            moved = change(entry.measure, entry.before)
+        against = {"": entry.before} if entry.before is not None else {}
+        for of, other in (against | {f"_{name}": other for name, other in entry.others.items()}).items():
+            moved = change(entry.measure, other)
             tested = moved.estimate(p.level, null=0.0)
-            row |= {"delta": tested.value, "delta_low": tested.low, "delta_high": tested.high}
-            tests.append((len(rows), tested.p, moved.by_domain()))
-        elif entry.null is not None:
-            tested = level
-            tests.append((len(rows), level.p, entry.measure.by_domain()))
-        if tested is not None:
-            row |= {"p": tested.p, "p_adjusted": np.nan, "smallest_visible": tested.visible()}
+            found = (tested.value, tested.low, tested.high, tested.p, np.nan, tested.visible())
+            row |= dict(zip(_columns(of), found, strict=True))
+            tests.setdefault(of, []).append((len(rows), tested.p, moved.by_domain()))
+        if entry.before is None and entry.null is not None:
+            row |= {"p": level.p, "p_adjusted": np.nan, "smallest_visible": level.visible()}
+            tests[""].append((len(rows), level.p, entry.measure.by_domain()))
         domains = entry.measure.domains
         rows.append(row | {"domains": len(domains), "seeds": _seeds(entry.measure), "interval": level.method})
     table = pd.DataFrame(rows)
-    table.attrs["families"] = _adjust(table, tests, p)
+    last = [*(name for of in tests for name in _columns(of)), "domains", "seeds", "interval"]
+    table = table[[*(name for name in table if name not in last), *(name for name in last if name in table)]]
+    families = {of: _adjust(table, some, p, f"p{of}_adjusted") for of, some in tests.items()}
+    table.attrs["families"] = families[""]
     return table
 
 
-def _adjust(table: pd.DataFrame, tests: list[tuple], p: Statistics) -> dict[str, str]:
-    """Fill in p_adjusted, metric by metric; returns how."""
+def _columns(of: str) -> list[str]:
+    return [f"delta{of}", f"delta{of}_low", f"delta{of}_high", f"p{of}", f"p{of}_adjusted", f"smallest_visible{of}"]
+
+
+def _adjust(table: pd.DataFrame, tests: list[tuple], p: Statistics, column: str) -> dict[str, str]:
+    """Fill in a column of adjusted p, metric by metric; returns how."""
     said = {}
     if not tests:
         return said
@@ -258,8 +286,8 @@ def _adjust(table: pd.DataFrame, tests: list[tuple], p: Statistics) -> dict[str,
         names = list(dict.fromkeys(name for _, _, each in some for name in each)) if known else []
         changes = np.array([[each.get(name, np.nan) for name in names] for _, _, each in some]) if known and len(names) > 1 else None
         family = p_adjusted(np.array([np.nan if value is None else value for _, value, _ in some]), changes, p.level)
-        table.loc[[i for i, _, _ in some], "p_adjusted"] = family.p
-        said[metric] = f"{family.method}, {len(some)} changes"
+        table.loc[[i for i, _, _ in some], column] = family.p
+        said[metric] = f"{family.method}, {len(some)} change{'' if len(some) == 1 else 's'}"
     return said
 
 
@@ -280,14 +308,15 @@ def family_note(table: pd.DataFrame) -> str:
         if part.empty:
             continue
         moved = part[["delta_low", "delta_high"]] if "delta_low" in part and part["delta_low"].notna().any() else part[["low", "high"]]
-        seen, (low, high) = part["smallest_visible"], (moved.iloc[:, 0].min(), moved.iloc[:, 1].max())
+        seen, (low, high) = part["smallest_visible"].dropna(), (moved.iloc[:, 0].min(), moved.iloc[:, 1].max())
         sentences.append(
-            f"{metric}: p adjusted by {how}. Smallest change that could have been shown (80 % power): {_span(seen)}. Changes below"
-            f" {low:+.3f} and above {high:+.3f} are excluded by every interval."
+            f"{metric}: p adjusted by {how}."
+            + (f" Smallest change that could have been shown (80 % power): {span(seen)}." if len(seen) else " In none is any spread seen.")
+            + (f" Changes below {low:+.3f} and above {high:+.3f} are excluded by every interval." if pd.notna(low) else "")
         )
     return " ".join(sentences)
 
 
-def _span(values: pd.Series) -> str:
-    low, high = values.min(), values.max()
-    return f"{low:.3f}" if f"{low:.3f}" == f"{high:.3f}" else f"{low:.3f} to {high:.3f}"
+def span(values: pd.Series, form: str = ".3f") -> str:
+    """From the smallest to the largest."""
+    return " to ".join(dict.fromkeys(f"{end:{form}}" for end in (values.min(), values.max())))

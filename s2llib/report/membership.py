@@ -1,6 +1,7 @@
 """From membership scores to the tables of Shake-to-Leak: values, paired changes, intervals, the blind baseline."""
 
 import json
+from collections.abc import Iterable
 
 import pandas as pd
 
@@ -8,20 +9,23 @@ from s2llib.attacks import TITLES
 from s2llib.data.domain import MEMBER, NONMEMBER
 from s2llib.finetune.methods import METHODS, PRETRAINED
 from s2llib.params import Statistics
-from s2llib.report.estimate import Entry, auc, collect, estimated, family_note, measures, protocols
+from s2llib.report.estimate import Entry, auc, collect, estimated, family_note, measures, protocols, span
 from s2llib.report.paper import MIXSYN_CLEAN, S2L_BEST_GAIN
 
 __all__ = [
-    "INTERVALS", "NOTE", "blind_entries", "change", "level", "level_and_change", "membership_note", "membership_table", "method_title",
-    "moved", "on_domains", "printed_membership", "shown", "sweep_table", "verdicts",
+    "INTERVALS", "NOTE", "PEOPLE", "POOLED", "blind_entries", "change", "level", "level_and_change", "membership_note",
+    "membership_table", "method_title", "moved", "on_domains", "printed_membership", "shown", "sweep_table", "unseen", "verdicts",
 ]  # fmt: skip
 
-INTERVALS = (
+PEOPLE = (
     "Value [95 % interval] (paired change against the pre-trained model [interval]). Intervals are over people: t on the values of each"
-    " person, and on each person's change; with one person, over images. TPR@1%FPR, where a person has fewer than 100 non-members, is"
-    " computed on pooled scores, each person's standardised by the scores of generated images, which an attacker has; its interval is a"
-    " bootstrap over people."
+    " person, and on each person's change; with one person, over images."
 )
+POOLED = (
+    "TPR@1%FPR, where a person has fewer than 100 non-members, is computed on pooled scores, each person's standardised by the scores of"
+    " generated images, which an attacker has; its interval is a bootstrap over people."
+)
+INTERVALS = f"{PEOPLE} {POOLED}"
 NOTE = (
     f"{INTERVALS} blind: a classifier on image features that never queries the model; where it is far from 0.5, an attack may be reading"
     " the style and not the membership. An AUC below 0.5 is leakage too, with the other sign."
@@ -156,9 +160,18 @@ def printed_membership(table: pd.DataFrame) -> pd.DataFrame:
     return wide
 
 
-def shown(row: pd.Series, level: float = 0.95) -> bool:
-    """Whether a change is shown: not by its own interval alone, but by the p-value that holds for the whole table."""
-    return bool(pd.notna(row["p_adjusted"]) and row["p_adjusted"] <= 1 - level + 1e-12)
+def shown(row: pd.Series, level: float = 0.95, of: str = "") -> bool:
+    """Whether a change is shown: not by its own interval alone, but by the p-value that holds for the whole table.
+
+    of: `_NAME`: the change against another model of that name.
+    """
+    return bool(pd.notna(row[f"p{of}_adjusted"]) and row[f"p{of}_adjusted"] <= 1 - level + 1e-12)
+
+
+def unseen(visible: Iterable[float], form: str = ".3f") -> str:
+    """What is said beside changes that are not shown: the smallest that an interval would have shown, in brackets."""
+    known = pd.Series(visible, dtype=float).dropna()
+    return f" (smallest visible: {span(known, form)})" if len(known) else ""
 
 
 def moved(row: pd.Series) -> str:

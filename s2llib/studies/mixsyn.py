@@ -11,7 +11,7 @@ import pandas as pd
 from s2llib.attacks import swept
 from s2llib.data.domain import Domain
 from s2llib.defenses.dp import check_epsilons
-from s2llib.finetune.methods import PRETRAINED, method
+from s2llib.finetune.methods import BASE_WEIGHTS, PRETRAINED, method
 from s2llib.lab import Lab, refuses
 from s2llib.params import Defense, ParamsError
 from s2llib.specs import Model
@@ -48,6 +48,10 @@ def check_params(lab: Lab) -> None:
     for key, names in (("methods", p.methods), ("parts", p.parts), ("judged_method", [p.judged_method])):
         for name in names:
             method(name, f"mixsyn.{key}")
+    if p.judged_method not in BASE_WEIGHTS:
+        raise ParamsError(
+            f"mixsyn.judged_method is '{p.judged_method}'; it must be one of {', '.join(BASE_WEIGHTS)}, whose model is a base again."
+        )
     if missing := [name for name in p.attacks if name not in lab.params.attacks.names]:
         raise ParamsError(f"mixsyn.attacks names '{missing[0]}', which attacks.names lacks; add it there, or leave it out here.")
     if defense.images != "clean" and tuning.knowledge != "name":
