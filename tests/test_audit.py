@@ -2,7 +2,6 @@
 
 import itertools
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,13 +9,26 @@ import pytest
 import torch
 from PIL import Image
 
-from s2llib import ParamsError, Study
+from s2llib import Lab, ParamsError
+from s2llib.compute.images import photos
+from s2llib.finetune.methods import PRETRAINED
 from s2llib.metrics.permutation import permutation_test, smallest_p
 from s2llib.metrics.roc import auc
-from s2llib.params import Audit, load_params
-from s2llib.report.audit import BEYOND_BLIND, audit_extraction_table, audit_report, audit_table, conclusion, gallery, trials_line
-from s2llib.stages.audit import AFTER, DEFENDED, EVIDENCE, NO_EVIDENCE, Verdict, _draw, verdict
-from s2llib.study import PRETRAINED
+from s2llib.models.base import base_key
+from s2llib.params import Audit, Statistics, load_params
+from s2llib.report.audit import (
+    BEYOND_BLIND,
+    audit_extraction_table,
+    audit_note,
+    audit_report,
+    audit_table,
+    conclusion,
+    gallery,
+    trials_line,
+)
+from s2llib.studies import audit, blackbox, s2l
+from s2llib.studies.audit import AFTER, DEFENDED, EVIDENCE, NO_EVIDENCE, Verdict, _draw, verdict_of
+from s2llib.studies.plan import generations
 
 
 def scores(rng, shift, domains=4, images=32):
@@ -53,20 +65,20 @@ def test_a_difference_between_domains_is_no_evidence():
 @pytest.mark.parametrize(("shift", "says", "at_least"), [(0.65, EVIDENCE, 9), (0.0, NO_EVIDENCE, 9), (-0.65, NO_EVIDENCE, 10)])
 def test_the_verdict_is_right_nine_times_in_ten(shift, says, at_least):
     """An AUC of 0.677 in truth, of 0.5, and of 0.323: the other sign is not membership."""
-    found = [verdict(*scores(np.random.default_rng(seed), shift), Audit(), seed).says for seed in range(10)]
+    found = [verdict_of(*scores(np.random.default_rng(seed), shift), Audit(), seed).says for seed in range(10)]
     assert found.count(says) >= at_least
 
 
 def test_the_level_is_kept_where_there_is_nothing():
     p = Audit(level=0.1, permutations=999)
-    found = [verdict(*scores(np.random.default_rng(seed), 0, 2, 10), p, seed).says for seed in range(300)]
+    found = [verdict_of(*scores(np.random.default_rng(seed), 0, 2, 10), p, seed).says for seed in range(300)]
     assert found.count(EVIDENCE) / 300 < 0.1 + 3 * np.sqrt(0.1 * 0.9 / 300)
 
 
 def test_too_few_images_for_the_level_are_refused():
     assert smallest_p([(3, 3), (2, 2)], 9999) == pytest.approx(1 / 120)
     with pytest.raises(ParamsError, match=r"audit.level is 0.01 but 3 suspected images and 3 non-members cannot give a p-value below 0.05"):
-        verdict([np.arange(3.0)], [np.arange(3.0)], Audit(), 0)
+        verdict_of([np.arange(3.0)], [np.arange(3.0)], Audit(), 0)
 
 
 @pytest.mark.parametrize(
@@ -79,14 +91,14 @@ def test_too_few_images_for_the_level_are_refused():
 )
 def test_an_audit_that_cannot_run_is_refused(change, message, tmp_path):
     with pytest.raises(ParamsError, match=message):
-        Study.from_profile("tiny", change, root=tmp_path)
+        Lab.open("tiny", change, root=tmp_path)
 
 
 def test_an_attack_that_is_not_run_has_no_verdict(tmp_path):
-    study = Study.from_profile("tiny", {"audit.attack": "sima", "attacks.names": ["pia", "secmi"]}, root=tmp_path)
-    assert study.no_audit().startswith("audit.attack is 'sima', which attacks.names lacks; add it there")
+    lab = Lab.open("tiny", {"audit.attack": "sima", "attacks.names": ["pia", "secmi"]}, root=tmp_path)
+    assert audit.refusal(lab).startswith("audit.attack is 'sima', which attacks.names lacks; add it there")
     with pytest.raises(ParamsError, match=r"which attacks.names lacks"):
-        study.audit_verdict()
+        audit.verdict(lab)
 
 
 # on a model
@@ -96,60 +108,71 @@ def test_an_attack_that_is_not_run_has_no_verdict(tmp_path):
 def audited(pipeline_folder, tmp_path_factory):
     """The tiny audit of a model with random weights, which saw nothing."""
     changes = {"base.path": str(pipeline_folder), "finetune.methods": ["lora"], "audit.method": "lora"}
-    study = Study.from_profile("tiny", changes, root=tmp_path_factory.mktemp("audit"))
-    p, blind = study.params, study.blind()
-    tables = [audit_table(found, blind, p.statistics) for found in (study.membership([PRETRAINED]), study.audit_changes())]
-    return study, *tables, audit_extraction_table(study.audit_extraction(), p)
+    lab = Lab.open("tiny", changes, root=tmp_path_factory.mktemp("audit"))
+    p, blind = lab.params, s2l.blind(lab)
+    tables = [audit_table(found, blind, p.statistics) for found in (audit.scores(lab), audit.changes(lab))]
+    return lab, *tables, audit_extraction_table(audit.extraction(lab), p)
 
 
 def test_the_audit_measures_the_model_before_and_after_both_fine_tunings(audited):
-    study, table, changes, extraction = audited
+    lab, table, changes, extraction = audited
     assert set(table["method"]) == {PRETRAINED, "no model"}
     assert set(table["metric"]) == {"AUC", BEYOND_BLIND}, "12 non-members show no rate of 1 %"
     assert set(changes["method"]) == {PRETRAINED, AFTER, DEFENDED, "no model"}
-    assert set(changes.loc[changes["method"].isin([AFTER, DEFENDED]), "attack"]) == set(study.params.attacks.names)
-    assert changes.loc[changes["method"] == DEFENDED, "delta"].notna().all()
+    assert set(changes.loc[changes["method"].isin([AFTER, DEFENDED]), "attack"]) == set(lab.params.attacks.names)
+    assert changes.loc[changes["method"] == DEFENDED, ["delta", "p_adjusted"]].notna().all(axis=None)
     assert list(extraction["method"].unique()) == [PRETRAINED, AFTER, DEFENDED]
     assert "paper" not in table
 
 
+def test_a_table_says_whether_its_intervals_are_over_domains_or_over_images(audited):
+    _, table, changes, _ = audited
+    assert "Intervals are over domains." in audit_note(table)
+    assert "Intervals are over images: one domain has nothing to say of others." in audit_note(changes)
+    assert "AUC: p adjusted by Holm" in audit_note(changes)
+    assert set(changes["interval"]) <= {
+        f"{how} over images of one domain" for how in ("normal", "rule of three", "least of two, normal", "least of two, rule of three")
+    }
+
+
 def test_the_report_is_one_page_with_its_verdict(audited):
-    study, table, changes, extraction = audited
-    found = study.audit_verdict()
+    lab, table, changes, extraction = audited
+    found = audit.verdict(lab)
     text = conclusion(found, table, changes, extraction)
     assert found.says == NO_EVIDENCE
     assert text.startswith(
         "**No evidence.** SimA, the attack named beforehand, gives 12 suspected images against 12 non-members of the same 2"
     )
     assert "That is no proof of absence" in text
+    assert "On 1 domain (intervals over its images) the AUC was measured again: " in text
     assert "\n" not in text
-    page = audit_report(study, text, table, changes, extraction)
-    for part in ("# Audit of model", text, "SimA", DEFENDED, "audit_gallery.png"):
+    page = audit_report(lab, text, table, changes, extraction)
+    for part in ("# Audit of model", text, "SimA", DEFENDED, "audit_gallery.png", "## What was read"):
         assert part in page
 
 
 def test_the_gallery_shows_the_closest_matches(audited):
-    study = audited[0]
-    shown = gallery(study, rows=2)
+    lab = audited[0]
+    shown = gallery(lab, rows=2)
     assert [x.shape for x in shown.values()] == [(3, 3, 64, 64)] * 2
-    domain = study.audit_domains[0]
-    closest = study.extracted(domain, PRETRAINED).query("split == 'member'").nsmallest(1, "distance").iloc[0]
-    first = next(iter(shown.values()))
-    expected = study.generations(domain)[closest["nearest"] : closest["nearest"] + 1].pixels(64)[0]
+    (domain,) = audit.audit_domains(lab)
+    near = audit.extraction(lab).query("split == 'member' and method == @PRETRAINED")
+    closest, first = near.nsmallest(1, "distance").iloc[0], next(iter(shown.values()))
+    expected = photos(lab, generations(lab, domain, lab.base))[closest["nearest"] : closest["nearest"] + 1].pixels(64)[0]
     assert torch.equal(first[1], expected)
 
 
 def test_trials_deal_images_anew_and_none_to_both_sides(audited):
-    study = audited[0]
-    seen, unseen = study.audit_trials(seen=True), study.audit_trials(seen=False)
+    lab = audited[0]
+    seen, unseen = audit.trials(lab, seen=True), audit.trials(lab, seen=False)
     for trials in (seen, unseen):
-        assert len(trials) == study.params.audit.trials
+        assert len(trials) == lab.params.audit.trials
         assert set(trials["images"]) == set(trials["nonmembers"]) == {6}
     assert seen["auc"].nunique() > 1
     assert unseen["auc"].nunique() > 1
     assert "6 suspected images and 6 non-members of 2 people" in trials_line(seen, unseen, "sima", stranger=False)
-    same = Study.from_profile("tiny", {"audit.trial_images": 8}, root=study.store.root)
-    assert "0 people have 4 members and 8 non-members" in same.no_trials()
+    same = Lab.open("tiny", {"audit.trial_images": 8}, root=lab.store.root)
+    assert "0 people have 4 members and 8 non-members" in audit.no_trials(same)
 
 
 @pytest.mark.parametrize("members", [True, False])
@@ -179,35 +202,37 @@ def test_the_reported_profiles_ask_a_stranger_only_where_it_is_one():
 )
 def test_a_stranger_that_would_know_the_people_is_refused(change, message, audited):
     with pytest.raises(ParamsError, match=message):
-        audited[0].variant(change).check_audit()
+        audit.check(audited[0].at(change))
 
 
 def test_a_stranger_is_no_matter_where_there_are_no_trials(tmp_path, pipeline_folder):
     for side, seed in (("in", 0), ("out", 1)):
         paint(tmp_path, side, 3, seed)
-    assert own(tmp_path, pipeline_folder).variant({"audit.stranger": {"seed": 3}}).check_audit() is None
+    assert audit.check(own(tmp_path, pipeline_folder).at({"audit.stranger": {"seed": 3}})) is None
 
 
 def test_a_stranger_is_asked_about_the_same_images(audited, monkeypatch):
-    study = audited[0].variant({"audit.stranger": {"world.seed": 5}, "audit.level": 0.1})
-    sides = {name: {"member": np.arange(20.0) + 100, "nonmember": np.arange(20.0)} for name in study._of_attack()}
-    monkeypatch.setattr(study, "stranger", lambda: SimpleNamespace(_of_attack=lambda: sides))
-    found = study.audit_trials(seen=False)
+    lab, ask = audited[0].at({"audit.stranger": {"world.seed": 5}, "audit.level": 0.1}), audit._of_attack
+    sides = {name: {"member": np.arange(20.0) + 100, "nonmember": np.arange(20.0)} for name in ask(lab)}
+    monkeypatch.setattr(audit, "stranger", lambda _: "another model")
+    monkeypatch.setattr(audit, "_of_attack", lambda lab, model=None: sides if model == "another model" else ask(lab))
+    found = audit.trials(lab, seen=False)
     assert set(found["auc"]) == {1.0}, "its scores, of members"
     assert not found["right"].any()
-    assert set(study.audit_trials(seen=True)["auc"]) != {1.0}
+    assert set(audit.trials(lab, seen=True)["auc"]) != {1.0}
 
 
 def test_a_stranger_is_the_model_of_another_world(audited, pipeline_folder, monkeypatch):
-    study = audited[0].variant({"audit.stranger": {"world.seed": 5, "seed": 3}})
-    asked = []
-    monkeypatch.setattr(Study, "base_folder", property(lambda self: asked.append(self.params) or pipeline_folder))
-    other = study.stranger()
-    trained = [p for p in asked if p.trains_base]
-    assert {(p.world.seed, p.seed) for p in trained} == {(5, 3)}
-    assert other.params.world == study.params.world
-    assert not other.params.trains_base
-    assert audited[0].stranger() is None
+    lab, trained = audited[0].at({"audit.stranger": {"world.seed": 5, "seed": 3}}), []
+    monkeypatch.setattr(audit, "base_model", lambda p, _store: trained.append(p) or pipeline_folder)
+    other = audit.stranger(lab)
+    assert [(p.world.seed, p.seed, p.trains_base) for p in trained] == [(5, 3, True)]
+    assert (other.path, other.content) == (pipeline_folder, base_key(trained[0]))
+    assert other != lab.base
+    asked = [spec for spec, _ in audit.score_cells(lab, other)]
+    assert [spec.domain for spec in asked] == lab.domains
+    assert {spec.model for spec in asked} == {other}
+    assert audit.stranger(audited[0]) is None
 
 
 # what the conclusion says
@@ -224,14 +249,14 @@ def told(blind, auc_row, found, moved=(0.0, -0.1, 0.1), matched=(0.0, 0.0, 0.0),
             row | {"method": "no model", "attack": "blind", "metric": "AUC"} | levels(blind),
         ]
     )
-    delta = dict(zip(("delta", "delta_low", "delta_high"), moved, strict=True))
+    delta = dict(zip(("delta", "delta_low", "delta_high"), moved, strict=True)) | {"smallest_visible": 0.14}
+    delta["p_adjusted"] = 0.01 if moved[1] > 0 or moved[2] < 0 else 0.5
     changes = pd.DataFrame(
         [row | {"method": m, "attack": "sima", "metric": "AUC"} | levels(auc_row) | delta for m in (PRETRAINED, AFTER, DEFENDED)]
     )
-    counts = [
-        row | {"method": PRETRAINED, "attack": "extraction", "metric": m, "images": 96} for m in ("DE", "false alarms", "beyond chance")
-    ]
-    extraction = pd.DataFrame([count | levels(matched) for count in counts])
+    counts = [row | {"method": PRETRAINED, "attack": "extraction", "metric": m, "images": 96} for m in ("DE", "false alarms")]
+    chance = {"delta_chance": matched[0], "p_chance_adjusted": 0.01 if matched[1] > 0 else 0.5}
+    extraction = pd.DataFrame([count | levels(matched) | chance for count in counts])
     return conclusion(found, table, changes, extraction)
 
 
@@ -282,6 +307,7 @@ def test_evidence_in_one_domain_is_not_said_of_others():
     text = told((0.5, 0.4, 0.6), (0.7, 0.6, 0.8), replace(STRONG, domains=1))
     assert text.startswith("**Evidence of membership in this domain alone.**")
     assert "One domain has nothing to say of others." in text
+    assert "an AUC of 0.700 [0.600, 0.800] (interval over its images)" in text
 
 
 def test_too_few_nonmembers_show_no_rate_of_one_percent():
@@ -291,40 +317,91 @@ def test_too_few_nonmembers_show_no_rate_of_one_percent():
 
 
 def test_the_lead_over_the_blind_classifier_is_a_paired_difference(audited):
-    study, table, *_ = audited
+    lab, table, *_ = audited
     rows = table.set_index(["method", "attack", "metric"])["value"]
-    for attack in study.params.attacks.names:
+    for attack in lab.params.attacks.names:
         expected = rows[PRETRAINED, attack, "AUC"] - max(rows["no model", "blind", "AUC"], 0.5)
         assert rows[PRETRAINED, attack, BEYOND_BLIND] == pytest.approx(expected)
-    scores, blind = study.membership([PRETRAINED]), study.blind()
+    blind = s2l.blind(lab)
     same = blind[blind["against"] == "nonmember"].assign(attack="sima", method=PRETRAINED, seed=0)
     same["image"] = same.groupby(["domain", "split"]).cumcount()
-    same = same[scores.columns.intersection(same.columns)]
     for sign in (1, -1):  # better than guessing, and worse
-        lead = audit_table(flipped(same, sign), flipped(blind, sign), study.params.statistics).query("metric == @BEYOND_BLIND").iloc[0]
+        lead = lead_of(flipped(same, sign), flipped(blind, sign))
         value = auc_of(flipped(same, sign))
         assert lead["value"] == pytest.approx(min(value - 0.5, 0)), "an attack that reads what the classifier does has no lead"
-        assert lead["high"] <= 0
+        assert lead["low"] < 0
+
+
+def lead_of(scores, blind):
+    return audit_table(scores, blind, Statistics()).query("metric == @BEYOND_BLIND").iloc[0]
 
 
 def flipped(scores, sign):
     return scores.assign(score=sign * scores["score"])
 
 
-def auc_of(scores):
+def aucs_of(scores):
     of = lambda part, side: part.loc[part["split"] == side, "score"].to_numpy()  # noqa: E731
-    return np.mean([auc(of(part, "member"), of(part, "nonmember")) for _, part in scores.groupby("domain")])
+    return np.array([auc(of(part, "member"), of(part, "nonmember")) for _, part in scores.groupby("domain", sort=False)])
 
 
-def test_a_classifier_worse_than_guessing_lends_the_attack_no_lead(audited):
-    """Two people: the attack guesses, the classifier is wrong throughout."""
-    rows = [(d, side, i) for d in ("ada", "ben") for side in ("member", "nonmember") for i in range(20)]
+def auc_of(scores):
+    return aucs_of(scores).mean()
+
+
+def dealt(people, shift=0.0, images=20, seed=0):
+    """Scores of an attack, and of a classifier that never asks: of every person members and non-members."""
+    rng = np.random.default_rng(seed)
+    rows = [(d, side, i) for d in people for side in ("member", "nonmember") for i in range(images)]
     base = pd.DataFrame(rows, columns=["domain", "split", "image"]).assign(seed=0)
-    blind = base.drop(columns=["image", "seed"]).assign(against="nonmember", score=(base["split"] == "nonmember").astype(float))
-    guess = base.assign(method=PRETRAINED, attack="sima", score=np.random.default_rng(0).normal(size=len(base)))
-    lead = audit_table(guess, blind, audited[0].params.statistics).query("metric == @BEYOND_BLIND").iloc[0]
+    members = (base["split"] == "member").astype(float)
+    blind = base.drop(columns=["image", "seed"]).assign(against="nonmember", score=0.3 * members + rng.normal(size=len(base)))
+    return base.assign(method=PRETRAINED, attack="sima", score=shift * members + rng.normal(size=len(base))), blind
+
+
+def test_a_lead_is_as_sure_as_the_less_sure_of_its_two():
+    """t intervals over five people, by hand."""
+    found, blind = dealt("abcde", 1.5)
+    lead, leads = lead_of(found, blind), [aucs_of(found) - 0.5, aucs_of(found) - aucs_of(blind)]
+    reach = [2.776445 * each.std(ddof=1) / 5**0.5 for each in leads]
+    assert lead["value"] == pytest.approx(min(each.mean() for each in leads))
+    assert lead["low"] == pytest.approx(min(each.mean() - r for each, r in zip(leads, reach, strict=True)), rel=1e-5)
+    ends = [each.mean() + r for each, r in zip(leads, reach, strict=True)]
+    assert lead["high"] == pytest.approx(min(ends[0], 0.5, ends[1]), rel=1e-5)
+    assert lead["interval"] == "least of two, t over 5 domains, one training"
+    assert (lead["domains"], lead["seeds"]) == (5, "1")
+
+
+def test_the_lead_in_one_domain_is_paired_image_by_image():
+    """An attack that reads what the classifier does, and a little more, with one person."""
+    _, blind = dealt("a", images=60)
+    found, _ = dealt("a", images=60, seed=1)
+    found["score"] = blind["score"].to_numpy() + 1.5 * (found["split"] == "member") + 0.01 * found["score"]
+    lead = lead_of(found, blind)
+    sides = [[part.loc[part["split"] == side, "score"].to_numpy() for side in ("member", "nonmember")] for part in (found, blind)]
+    over = [np.sign(m[:, None] - n).mean(axis=1) / 2 for m, n in sides], [np.sign(m[:, None] - n).mean(axis=0) / 2 for m, n in sides]
+    se = sum((after - before).var(ddof=1) / 60 for after, before in over) ** 0.5
+    assert lead["low"] == pytest.approx(lead["value"] - 1.959964 * se, rel=1e-5)
+    assert lead["interval"] == "least of two, normal over images of one domain"
+
+
+def test_a_classifier_worse_than_guessing_lends_the_attack_no_lead():
+    """Two people: the attack guesses, the classifier is wrong throughout."""
+    guess, blind = dealt(("ada", "ben"))
+    lead = lead_of(guess, blind.assign(score=(blind["split"] == "nonmember").astype(float)))
     assert lead["value"] == pytest.approx(auc_of(guess) - 0.5)
     assert lead["low"] < 0
+
+
+def test_a_rate_of_one_percent_is_of_scores_on_each_domains_own_scale():
+    """One person's scores lie higher throughout, those of images that the model generates of him too: that tells nothing."""
+    found, blind = dealt(("ada", "ben"), 1.0, images=60)
+    drawn = found[found["split"] == "nonmember"].assign(split="reference", score=np.random.default_rng(3).normal(size=120))
+    found = pd.concat([found, drawn])
+    moved = found.assign(score=found["score"] + 10 * (found["domain"] == "ben"))
+    tprs = [audit_table(each, blind, Statistics()).query("metric == 'TPR@1%FPR'")["value"].item() for each in (found, moved)]
+    assert 0 < tprs[0] == pytest.approx(tprs[1])
+    assert "TPR@1%FPR" not in set(audit_table(*dealt(("ada", "ben"), images=49), Statistics())["metric"]), "98 non-members are too few"
 
 
 def test_the_other_sign_is_named_and_is_no_evidence():
@@ -337,16 +414,17 @@ def test_a_score_that_is_no_number_has_no_verdict():
     members, others = scores(np.random.default_rng(0), 0.0)
     members[1][3] = np.nan
     with pytest.raises(ParamsError, match="sima gives 1 image a score that is no number"):
-        verdict(members, others, Audit(), 0)
+        verdict_of(members, others, Audit(), 0)
 
 
 def test_no_evidence_is_not_called_proof_of_absence():
     text = told((0.5, 0.4, 0.6), (0.52, 0.45, 0.6), WEAK)
     assert text.startswith("**No evidence.**")
-    assert "an AUC of up to 0.600 remains possible" in text
+    assert "with so many domains an AUC of up to 0.600 remains possible" in text
+    assert "with so many images an AUC" in told((0.5, 0.4, 0.6), (0.52, 0.45, 0.6), replace(WEAK, domains=1))
     assert "Of 96 images that the model generates for a domain, none matches a suspected image." in text
-    assert "not clearly more than" in told((0.5, 0.4, 0.6), (0.52, 0.45, 0.6), WEAK, matched=(0.5, 0.0, 1.0))
-    assert "does not move beyond its interval" in text
+    assert "not shown to be more than" in told((0.5, 0.4, 0.6), (0.52, 0.45, 0.6), WEAK, matched=(0.5, 0.0, 1.0))
+    assert "after S2L no change is shown (+0.000 [-0.100, +0.100]) (smallest visible: 0.140)" in text
 
 
 # one's own folders
@@ -366,7 +444,7 @@ def own(tmp_path, pipeline_folder, **more):
         "subject": "zoe",
         "domains": 40,
     }
-    return Study.from_profile("tiny", {"world": world | more, "base.path": str(pipeline_folder)}, root=tmp_path / "artifacts")
+    return Lab.open("tiny", {"world": world | more, "base.path": str(pipeline_folder)}, root=tmp_path / "artifacts")
 
 
 def test_two_folders_of_images_are_a_world(tmp_path, pipeline_folder):
@@ -374,27 +452,29 @@ def test_two_folders_of_images_are_a_world(tmp_path, pipeline_folder):
         paint(tmp_path, f"{side}", 4, seed)
         paint(tmp_path, f"{side}/max", 3, seed + 2)
     (tmp_path / "in" / "0.txt").write_text("a photo of zoe on a beach\n")
-    study = own(tmp_path, pipeline_folder)
-    assert [(d.name, len(d.members), len(d.nonmembers)) for d in study.domains] == [("max", 3, 3), ("zoe", 4, 4)]
-    assert study.domains[1].members.captions[:2] == ("a photo of zoe on a beach", "a photo of zoe")
-    assert study.audit_verdict().members == 7
-    assert "trials need a model whose members are known" in study.no_trials()
+    lab = own(tmp_path, pipeline_folder)
+    assert [(d.name, len(d.members), len(d.nonmembers)) for d in lab.domains] == [("max", 3, 3), ("zoe", 4, 4)]
+    assert lab.domains[1].members.captions[:2] == ("a photo of zoe on a beach", "a photo of zoe")
+    assert audit.verdict(lab).members == 7
+    assert "trials need a model whose members are known" in audit.no_trials(lab)
 
 
 def test_two_folders_without_captions_cannot_be_asked_from_outside(tmp_path, pipeline_folder):
     for side, seed in (("in", 0), ("out", 1)):
         paint(tmp_path, side, 64, seed)
-    study = own(tmp_path, pipeline_folder)
-    assert study.no_blackbox().startswith("blackbox: 64 photographs have no caption of their own, which Attack-I and III need; put a .txt")
+    lab = own(tmp_path, pipeline_folder)
+    assert blackbox.refusal(lab).startswith(
+        "blackbox: 64 photographs have no caption of their own, which Attack-I and III need; put a .txt"
+    )
     (tmp_path / "out" / "0.txt").write_bytes(b"zo\xeb")
-    assert study.variant({}).no_blackbox().startswith("blackbox: ")
-    assert "0.txt is not UTF-8 text; save it as UTF-8." in study.variant({}).no_blackbox()
+    assert blackbox.refusal(own(tmp_path, pipeline_folder)).startswith("blackbox: ")
+    assert "0.txt is not UTF-8 text; save it as UTF-8." in blackbox.refusal(own(tmp_path, pipeline_folder))
     for i in range(64):
         (tmp_path / "out" / f"{i}.txt").write_text("a photo of zoe" if i % 2 else f"a photo of zoe, {i}")  # as a template, but its own
-    assert "caption of their own" not in study.variant({}).no_blackbox()
+    assert "caption of their own" not in blackbox.refusal(own(tmp_path, pipeline_folder))
     for side, seed in (("in", 2), ("out", 3)):
         paint(tmp_path, f"{side}/ada", 3, seed)
-    assert "caption of their own" in own(tmp_path, pipeline_folder, domains=["zoe"]).no_blackbox(), "of one who is not attacked"
+    assert "caption of their own" in blackbox.refusal(own(tmp_path, pipeline_folder, domains=["zoe"])), "of one who is not attacked"
 
 
 @pytest.mark.parametrize(
