@@ -806,7 +806,7 @@ def test_without_a_clip_model_quality_is_refused_before_anything_is_made(pipelin
         ParamsError, match=r"mixsyn.clip names no CLIP model and .* has none in clip/, which CLIP-R precision needs; set it"
     ):
         study.mixsyn_quality(study.mixsyn_rows(1))
-    assert not (tmp_path / "artifacts").exists()
+    assert {path.name for path in (tmp_path / "artifacts").iterdir()} == {"domain", "sound_model"}, "what the check itself asks the model"
 
 
 @pytest.mark.parametrize("clip", ["/no/such/clip", "models/clip"])
@@ -815,7 +815,9 @@ def test_a_clip_folder_that_is_missing_stops_the_defence_alone(clip, tmp_path):
     assert study.no_defense() == f"mixsyn.clip: there is no folder {clip}; save a CLIP model there, or name one on the hub."
 
 
-def test_a_clip_folder_is_whole_before_anything_is_made_and_is_known_by_its_content(tmp_path):
+def test_a_clip_folder_is_whole_before_anything_is_made_and_is_known_by_its_content(tmp_path, pipeline_folder):
+    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
     folder = tmp_path / "clip"
     folder.mkdir()
     study = Study.from_profile("tiny", {"mixsyn.clip": str(folder)}, root=tmp_path / "artifacts")
@@ -825,10 +827,15 @@ def test_a_clip_folder_is_whole_before_anything_is_made_and_is_known_by_its_cont
     assert "pickled ones (pytorch_model.bin), which are never loaded; convert them where you trust them: python -c" in study.no_defense()
     (folder / "model.safetensors").touch()
     assert "has no tokenizer.json and no vocab.json" in study.no_defense()
-    (folder / "vocab.json").touch()
+    tokenizer = CLIPTokenizer.from_pretrained(pipeline_folder / "tokenizer")
+    tokenizer.save_pretrained(folder)
+    assert "model.safetensors is damaged" in study.no_defense()
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    text = small | {"vocab_size": len(tokenizer), "max_position_embeddings": 24}
+    CLIPModel(CLIPConfig(text_config=text, vision_config=small | {"image_size": 32})).save_pretrained(folder)
     assert study.no_defense() == ""
     before = study._judge_key
-    (folder / "config.json").write_text('{"projection_dim": 2}')
+    (folder / "preprocessor_config.json").write_text("{}")
     assert study._judge_key != before
 
 
