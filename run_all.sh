@@ -19,7 +19,7 @@ find_python() {
 }
 
 for argument in "$@"; do
-    case "$argument" in -h | --help) exec "$(find_python)" s2llib/run.py --help ;; esac
+    case "$argument" in -h | --help) exec "$(find_python)" s2llib/arguments.py --help ;; esac
 done
 
 # an active virtual or conda environment is used as it is; otherwise .venv is made

@@ -6,18 +6,20 @@ python -m s2llib.check --profile audit --set base.path=/models/mine
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from s2llib.command import guarded
+from s2llib.arguments import parser
+from s2llib.command import guarded, prepared
 from s2llib.data.domain import MEMBER, NONMEMBER, Domain, Photos
 from s2llib.data.portraits import STYLES
 from s2llib.data.worlds import domain_names
 from s2llib.estimate import estimate
 from s2llib.lab import Lab
 from s2llib.models.hardware import free_memory
+from s2llib.models.pipeline import base_folder
 from s2llib.params import World
 from s2llib.report.reading import what_was_read
-from s2llib.run import parser, prepared
 
 __all__ = ["announce", "check", "main", "planned"]
 
@@ -51,7 +53,9 @@ def check(args: argparse.Namespace) -> int:
 
 
 def plan(lab: Lab) -> None:
-    """Let a lab of portraits count its images without drawing them."""
+    """Let a lab of portraits count its images without drawing them, and one with a LoRA time its base without fusing it."""
+    if lab.params.base.lora:
+        lab.base = replace(lab.base, path=base_folder(lab.params))
     if lab.params.world.kind == "portraits":
         lab.domains = planned(lab.params.world)
 

@@ -19,14 +19,13 @@ import torch
 from s2llib.artifact import REGISTRY, key
 from s2llib.attacks import ATTACKS
 from s2llib.benchmark import seconds_of
-from s2llib.command import guarded
+from s2llib.command import clock, default_notebooks, guarded, overrides, selected
 from s2llib.compute.models import image_size, pipeline
 from s2llib.finetune.methods import TRAININGS
 from s2llib.finetune.parts import ATTENTION
 from s2llib.lab import Lab
 from s2llib.models.denoiser import Denoiser
 from s2llib.models.hardware import halved
-from s2llib.run import clock, default_notebooks, overrides, selected
 from s2llib.specs import (
     Drawn,
     Generated,

@@ -11,6 +11,7 @@ from PIL import Image
 from s2llib.data.domain import Photos
 from s2llib.data.folders import read_folder, write_folder
 from s2llib.loop import generator
+from s2llib.models.finite import eight_bit
 from s2llib.models.hardware import autocast, computes_on, halved
 from s2llib.params import SP
 from s2llib.progress import progress
@@ -35,7 +36,10 @@ def draw(
     pipeline, prompts: list[str], noise: Callable[[int], torch.Generator], steps: int, guidance: float, negative: str = "",
     batch: int = 64, precision: str = "float32",
 ) -> np.ndarray:  # fmt: skip
-    """One image per prompt: [n, h, w, 3] uint8. noise: image i's own generator, made anew where a smaller batch is tried."""
+    """One image per prompt: [n, h, w, 3] uint8. noise: image i's own generator, made anew where a smaller batch is tried.
+
+    Raises ParamsError for images that are none (`eight_bit`).
+    """
     images, shown = [], progress("images", len(prompts)) if len(prompts) > batch else nullcontext(lambda _: None)
     with shown as advance:
         while (start := sum(map(len, images))) < len(prompts):
@@ -53,7 +57,7 @@ def draw(
             except (RuntimeError, MemoryError) as error:
                 batch = halved(len(chunk), error)
                 continue
-            images.append((drawn * 255).round().astype(np.uint8))
+            images.append(eight_bit(drawn, pipeline, precision))
             advance(len(chunk))
     return np.concatenate(images)
 

@@ -19,12 +19,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from s2llib.models.finite import damaged
 from s2llib.models.hardware import is_out_of_memory, optimizer_class
 from s2llib.params import ParamsError
 from s2llib.progress import track
 from s2llib.store import FRESH
 
-__all__ = ["generator", "train"]
+__all__ = ["check_loss", "check_trained", "generator", "train"]
 
 CHECKPOINT_SECONDS = float(os.environ.get("S2L_CHECKPOINT_SECONDS", 60))
 COST_FACTOR = 20  # and no more often than this many times what the last one took
@@ -53,7 +54,7 @@ def train(
 
     lr: for all parameters, or one for each; reached after `warmup` linear steps, then constant, or falling to 0 along
     a cosine. checkpoint: a folder to resume from and to save to once a minute. optimizer: `adamw`, or `adamw8bit`, which has no
-    checkpoints. Raises RuntimeError when the loss is no longer a number, ParamsError when a step does not fit in memory.
+    checkpoints. Raises ParamsError when a loss or, in the end, a parameter is no number, or when a step does not fit in memory.
     """
     rates = lr if isinstance(lr, list) else [lr] * len(parameters)
     runs = groupby(zip(rates, parameters, strict=True), key=lambda pair: pair[0])
@@ -79,14 +80,32 @@ def train(
                 " batch."
             ) from error
         losses.append(value.item())
-        if not np.isfinite(losses[-1]):
-            raise RuntimeError(f"{what}: the loss is {losses[-1]} at step {step}; lower the learning rate, now {max(rates):g}.")
+        check_loss(losses, max(rates), what)
         if checkpoint and time.monotonic() - saved > max(CHECKPOINT_SECONDS, COST_FACTOR * cost):
             start = time.monotonic()
             _save(checkpoint, step + 1, losses, parameters, adam)
             saved = time.monotonic()
             cost = saved - start
+    check_trained(parameters, max(rates), what)
     return losses
+
+
+def check_loss(losses: list[float], lr: float, what: str) -> None:
+    """Raises ParamsError if the last loss is no number: the learning rate is to blame only where an earlier one was."""
+    if np.isfinite(losses[-1]):
+        return
+    if len(losses) > 1:
+        raise ParamsError(f"{what}: the loss is {losses[-1]} at step {len(losses) - 1}; lower the learning rate, now {lr:g}.")
+    raise ParamsError(
+        f"{what}: the loss is {losses[-1]} at the first step, before anything has trained: the model's weights or outputs are no numbers;"
+        " set hardware.precision=float32 if it is not, or take another copy of the model."
+    )
+
+
+def check_trained(parameters: list[Tensor], lr: float, what: str) -> None:
+    """Raises ParamsError if a parameter is no number after training, as the last step can leave it."""
+    if name := damaged((f"parameter {i}", p.detach()) for i, p in enumerate(parameters)):
+        raise ParamsError(f"{what}: a weight is no number after the last step (in {name}); lower the learning rate, now {lr:g}.")
 
 
 def _schedule(step: int, steps: int, warmup: int, cosine: bool) -> float:

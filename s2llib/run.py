@@ -11,77 +11,26 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+import nbformat
 
-
-def parser(called: str = "./run_all.sh") -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog=called, description="Run the study and write its tables and figures to figures/PROFILE/.")
-    p.add_argument("--profile", default=os.environ.get("S2L_PROFILE") or "lab", help="a file of params/ without its ending (default: lab)")
-    p.add_argument("--only", action="append", metavar="NN", help="run this notebook alone, such as 03 (may be repeated; profile audit: 09)")
-    p.add_argument("--from", dest="start", metavar="NN", help="start at this notebook")
-    p.add_argument("--fresh", action="store_true", help="make everything again, finished work too")
-    p.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a parameter, such as sp.images=96 (may be repeated)"
-    )
-    p.add_argument(
-        "--executor", metavar="WHERE", help="compute cells on a Dask cluster: `local`, or a scheduler's address such as tcp://10.0.0.1:8786"
-    )
-    p.add_argument("--store", action="store_true", help="for maintainers: outputs into notebooks/, gallery into figures/")
-    p.add_argument("--check", action="store_true", help="run every check, print what was read and an estimate; compute nothing")
-    p.add_argument("--test", action="store_true", help="run the tests and every notebook on the tiny profile instead")
-    return p
-
-
-def overrides(pairs: list[str]) -> dict:
-    """{"sp.images": 96} of ["sp.images=96"]; values are read as YAML, those of keys that take text (paths, names, prompts) as they are."""
-    import yaml
-
-    from s2llib.params import ParamsError, takes_text
-
-    found = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise ParamsError(f"--set {pair}: write KEY=VALUE, such as --set sp.images=96.")
-        if takes_text(key) and value not in ("null", "~") and value[:1] not in ("'", '"'):
-            found[key] = value
-            continue
-        try:
-            found[key] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError):  # ValueError: of a date that there is none of
-            raise ParamsError(f"--set {pair}: {value!r} is not a YAML value; put text in quotes, such as --set \"{key}='...'\".") from None
-    return found
-
-
-def default_notebooks(profile: str | None) -> list[str] | None:
-    """The notebooks of a profile where none are named; None: all."""
-    return ["09"] if profile == "audit" else None
-
-
-def selected(only: list[str] | None, start: str | None) -> list[Path]:
-    """The notebooks to run, in order."""
-    from s2llib.params import ParamsError
-
-    every = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-    if not every:
-        raise ParamsError(f"There are no notebooks in {ROOT}; call this from a checkout of the repository, installed with pip install -e.")
-    numbers = [path.name[:2] for path in every]
-    for wanted in [*(only or []), *([start] if start else [])]:
-        if wanted not in numbers:
-            raise ParamsError(f"There is no notebook {wanted}; known: {', '.join(numbers)}.")
-    chosen = [path for path, n in zip(every, numbers, strict=True) if (not only or n in only) and (not start or n >= start)]
-    if not chosen:
-        raise ParamsError(f"--only {' --only '.join(only or [])} and --from {start} leave no notebook to run; drop one of them.")
-    return chosen
+from s2llib.arguments import parser
+from s2llib.artifact import REGISTRY
+from s2llib.check import announce, check
+from s2llib.command import ROOT, clock, guarded, prepared
+from s2llib.kernel import cells_of, execute
+from s2llib.lab import other_base
+from s2llib.metrics.quality import no_brisque
+from s2llib.models.base import base_key, content
+from s2llib.params import resolved
+from s2llib.report.report import figures_root
+from s2llib.store import digest, file_digest, room_on, write_atomic
+from s2llib.studies.extraction import memorising
 
 
 def code_versions() -> dict[str, int]:
     """The version of every artifact, and every `..._VERSION = n` written beside photographs and base models."""
-    from s2llib.artifact import REGISTRY
-
     found = {a.name: a.version for a in REGISTRY.values()}
     for path in sorted((ROOT / "s2llib").rglob("*.py")):
         for name, value in re.findall(r"^(\w*VERSION) = (\d+)\b", path.read_text(encoding="utf-8"), re.MULTILINE):
@@ -91,14 +40,6 @@ def code_versions() -> dict[str, int]:
 
 def notebook_key(path: Path, lab) -> str:
     """What a notebook's results depend on: its cells, the parameters, models and images, artifacts' versions, the code of the tables."""
-    from s2llib.kernel import cells_of
-    from s2llib.lab import other_base
-    from s2llib.metrics.quality import no_brisque
-    from s2llib.models.base import base_key, content
-    from s2llib.params import resolved
-    from s2llib.store import digest, file_digest
-    from s2llib.studies.extraction import memorising
-
     cells = [(cell["cell_type"], "".join(cell["source"])) for cell in cells_of(path)]
     digests = [domain.digest for domain in lab.domains] if lab.params.world.kind == "folder" else []
     p = lab.params
@@ -180,12 +121,6 @@ def columns() -> int:
         return 80
 
 
-def clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
 def _record(at: Path) -> dict:
     """What is noted of a notebook's last run; nothing if the note is missing or damaged."""
     try:
@@ -196,8 +131,6 @@ def _record(at: Path) -> dict:
 
 def outputs(profile: str, notebook: str) -> dict[str, str]:
     """{file: SHA-256} of what a notebook wrote to figures/<profile>/."""
-    from s2llib.report.report import figures_root
-
     try:
         files = json.loads((figures_root() / profile / "provenance.json").read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError):
@@ -207,9 +140,6 @@ def outputs(profile: str, notebook: str) -> dict[str, str]:
 
 def unchanged(record: dict, key: str, profile: str) -> bool:
     """Whether a notebook was executed with this key, and everything it wrote is still there, byte for byte."""
-    from s2llib.report.report import figures_root
-    from s2llib.store import file_digest
-
     try:
         folder, written = figures_root() / profile, record["outputs"]
         return record["key"] == key and bool(written) and all(file_digest(folder / name) == checksum for name, checksum in written.items())
@@ -219,8 +149,6 @@ def unchanged(record: dict, key: str, profile: str) -> bool:
 
 def store_outputs(executed: Path, notebook: Path) -> None:
     """Put the outputs of an executed notebook into the repository's copy, without what papermill added."""
-    import nbformat
-
     done, mine = nbformat.read(executed, 4), nbformat.read(notebook, 4)
     ran = [cell for cell in done.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     for cell, result in zip(mine.cells, ran, strict=True):
@@ -229,40 +157,7 @@ def store_outputs(executed: Path, notebook: Path) -> None:
     nbformat.write(mine, notebook)
 
 
-def prepared(args: argparse.Namespace, plan: Callable | None = None) -> tuple:
-    """(lab, overrides, notebooks, {notebook: why it cannot run}) of a call, all of it checked. plan: what is done to the lab first."""
-    from s2llib.kernel import check_kernel, check_notebook
-    from s2llib.lab import Lab
-    from s2llib.params import ParamsError
-    from s2llib.report.report import figures_root
-    from s2llib.scale import EXECUTOR, check_executor
-    from s2llib.store import check_writable
-    from s2llib.studies import REFUSALS
-
-    changed = overrides(args.set)
-    only = args.only or (None if args.start else default_notebooks(args.profile))
-    notebooks = selected(only, args.start)
-    for path in notebooks:
-        check_notebook(path)
-    check_kernel()
-    check_writable(figures_root() / args.profile, "S2L_FIGURES")
-    lab = Lab.open(args.profile, changed)
-    if args.executor:
-        os.environ[EXECUTOR] = args.executor
-    check_executor(lab)
-    if plan:
-        plan(lab)
-    refusals = {path: reason for path in notebooks if path.name[:2] in REFUSALS and (reason := REFUSALS[path.name[:2]](lab))}
-    if refusals and only:
-        raise ParamsError(next(iter(refusals.values())))
-    return lab, changed, notebooks, refusals
-
-
 def run(args: argparse.Namespace) -> int:
-    from s2llib.check import announce
-    from s2llib.kernel import cells_of, execute
-    from s2llib.store import room_on, write_atomic
-
     lab, changed, notebooks, refusals = prepared(args)
     if lab.params.world.kind == "folder":  # a large model: hours or weeks
         print(announce(lab, [path for path in notebooks if path not in refusals]), file=sys.stderr, flush=True)
@@ -310,8 +205,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def summary(rows: list[tuple], profile: str, folder: Path) -> None:
-    from s2llib.report.report import figures_root
-
     width = max(len(row[0]) for row in rows)
     print(f"\n{'notebook':<{width}}  {'status':<9}  {'took':>12}  files")
     for name, status, seconds, files in rows:
@@ -322,9 +215,6 @@ def summary(rows: list[tuple], profile: str, folder: Path) -> None:
 
 def main() -> int:
     args = parser().parse_args()
-    from s2llib.check import check
-    from s2llib.command import guarded
-
     return guarded(lambda: check(args) if args.check else run(args))
 
 

@@ -14,7 +14,7 @@ from s2llib.params import Encoder, Perturbation, PrivateLoRA, Recipe, Section, U
 __all__ = [
     "Base", "Blind", "Captioner", "Captions", "Crowd", "Drawn", "Generated", "ImageSet", "Images", "Judge", "Judged", "Learnt",
     "Mixed", "Model", "NoiseImages", "Noised", "OtherWays", "Perturbed", "PrivateTune", "RealFeatures", "Replies", "Sampling",
-    "Scoring", "Search", "SelfSupervised", "Tune", "Unconditional", "UnconditionalNoise", "UnconditionalTune", "WeightNoise",
+    "Scoring", "Search", "SelfSupervised", "Soundness", "Tune", "Unconditional", "UnconditionalNoise", "UnconditionalTune", "WeightNoise",
 ]  # fmt: skip
 
 
@@ -194,6 +194,19 @@ Images: TypeAlias = ImageSet | Photos
 
 
 # what is asked of a model
+
+
+@dataclass(frozen=True)
+class Soundness:
+    """That a model which somebody else made does what its files say, tried on a few photographs.
+
+    where: how a sentence that names it begins.
+    """
+
+    model: Base
+    photos: Photos
+    prompt: str
+    where: str = field(compare=False)
 
 
 @dataclass(frozen=True)

@@ -386,8 +386,11 @@ def test_two_folders_without_captions_cannot_be_asked_from_outside(tmp_path, pip
         paint(tmp_path, side, 64, seed)
     study = own(tmp_path, pipeline_folder)
     assert study.no_blackbox().startswith("blackbox: 64 photographs have no caption of their own, which Attack-I and III need; put a .txt")
+    (tmp_path / "out" / "0.txt").write_bytes(b"zo\xeb")
+    assert study.variant({}).no_blackbox().startswith("blackbox: ")
+    assert "0.txt is not UTF-8 text; save it as UTF-8." in study.variant({}).no_blackbox()
     for i in range(64):
-        (tmp_path / "out" / f"{i}.txt").write_text(f"a photo of zoe, {i}")
+        (tmp_path / "out" / f"{i}.txt").write_text("a photo of zoe" if i % 2 else f"a photo of zoe, {i}")  # as a template, but its own
     assert "caption of their own" not in study.variant({}).no_blackbox()
     for side, seed in (("in", 2), ("out", 3)):
         paint(tmp_path, f"{side}/ada", 3, seed)

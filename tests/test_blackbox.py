@@ -621,6 +621,22 @@ def test_a_missing_caption_is_named(tmp_path, text):
     assert "metadata.jsonl, line 2 has no caption, which Attack-I and III need; write one as its `text`" in found
 
 
+def test_captions_that_are_all_cut_to_the_same_are_refused(tmp_path):
+    where = folder(tmp_path, ["a photo of " + "ada " * 30 + str(i) for i in range(64)])
+    found = Study.from_profile("tiny", {"blackbox.folder": where}, root=tmp_path / "store").no_blackbox()
+    assert "blackbox: its 64 different prompts" in found
+    assert "are the same in the 24 tokens that the text encoder reads" in found
+
+
+def test_captions_may_stand_beside_the_images_of_a_listing(tmp_path):
+    where = folder(tmp_path, [None] * 64)
+    for i in range(64):
+        (tmp_path / f"{i}.caption").write_text(f"caption {i}")
+    study = Study.from_profile("tiny", {"blackbox.folder": where}, root=tmp_path / "store")
+    assert study.no_blackbox() == ""
+    assert {text for some in study.private_sets for text in some.captions} == {f"caption {i}" for i in range(64)}
+
+
 def test_a_photograph_that_the_base_was_trained_on_is_left_out(tmp_path, study):
     where = folder(tmp_path, [f"caption {i}" for i in range(64)])
     (tmp_path / "5.png").write_bytes(study.domains[0].splits["member"].paths[0].read_bytes())

@@ -47,6 +47,12 @@ def audit(pipeline_folder, tmp_path):
     return {"base.path": str(pipeline_folder), "world.folders": folders}
 
 
+def captioned(tmp_path):
+    """A caption beside every image of the audit."""
+    for side, width in (("suspected", 64), ("others", 70)):
+        photographs(tmp_path / side / "zoe", 8, "zoe on a mountain", width)
+
+
 def study_of(overrides, tmp_path):
     return Study.from_profile("audit", overrides, root=tmp_path / "artifacts")
 
@@ -58,7 +64,7 @@ def called(*arguments):
     return run.parser().parse_args(arguments)
 
 
-def test_the_check_says_what_was_read_and_how_long_it_takes_and_stores_nothing_but_that_images_decode(
+def test_the_check_says_what_was_read_and_how_long_it_takes_and_stores_nothing_but_what_was_checked(
     audit, pipeline_folder, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setenv("S2L_HOME", str(tmp_path / "artifacts"))
@@ -71,17 +77,18 @@ def test_the_check_says_what_was_read_and_how_long_it_takes_and_stores_nothing_b
     assert "| zoe | member | 8 | 64 x 64 to 71 x 64 |" in said
     assert "every image is asked about as 'a photo of {name}'" in said
     assert "ms an evaluation of the UNet" in said
-    assert [path.name for path in (tmp_path / "artifacts").iterdir()] == ["folder_check"]
+    assert {path.name for path in (tmp_path / "artifacts").iterdir()} == {"folder_check", "sound_model"}
 
 
 @pytest.mark.parametrize("profile", ["tiny", "lab"])
-def test_a_world_that_is_drawn_is_checked_without_drawing_it(profile, tmp_path, monkeypatch, capsys):
+def test_a_world_that_is_drawn_is_checked_without_drawing_more_than_the_models_are_tried_on(profile, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("S2L_HOME", str(tmp_path / "artifacts"))
     assert check.check(called("--profile", profile)) == 0
     said = capsys.readouterr().out
     assert "**Images**: drawn here, of" in said
     assert ("the base model is trained here first" in said) == (profile == "tiny")
-    assert not (tmp_path / "artifacts").exists()
+    drawn = list((tmp_path / "artifacts" / "domain").glob("*[!k]/manifest.json"))
+    assert len(drawn) == (0 if profile == "tiny" else 1)
 
 
 def test_images_that_are_only_planned_are_as_many_as_are_drawn(study):
@@ -115,14 +122,14 @@ def test_twenty_files_left_out_are_named_on_a_screen_and_all_in_a_report(audit, 
 
 
 def test_prompts_that_are_cut_are_counted_and_captions_are_among_them_where_they_are_asked(audit, tmp_path, monkeypatch):
-    photographs(tmp_path / "suspected" / "zoe", 8, "zoe on a mountain")
+    captioned(tmp_path)
     asked = {}
     monkeypatch.setattr(page, "cut_prompts", lambda tokenizer, length, texts: asked.update({length: texts}) or texts[:1])
     for caption in (False, True):
         said = what_was_read(study_of(audit | {"attacks.caption": caption}, tmp_path))
         assert list(asked) == [24], "tokens of the text encoder"
         assert ("zoe on a mountain" in asked[24]) == caption
-        assert f"**Prompts**: 1 of {len(asked[24])} are cut to the first 24 tokens: 'a photo of zoe'." in said
+        assert f"**Prompts**: 1 of {len(asked[24])} are cut to the first 24 tokens: 'photo of zoe'." in said
 
 
 def test_the_precision_of_stored_weights_and_the_prediction_are_those_of_the_files(audit, pipeline_folder, tmp_path):
@@ -153,7 +160,7 @@ LEARNING = {"finetune.methods": ["textual_inversion"]}
 
 @pytest.mark.parametrize("more", [LEARNING, {"audit.method": "textual_inversion_lora"}, {"attacks.sweep.methods": ["textual_inversion"]}])
 def test_captions_that_lack_the_prompt_whose_place_a_token_takes_are_refused_at_once(audit, tmp_path, more):
-    photographs(tmp_path / "suspected" / "zoe", 8, "zoe on a mountain")
+    captioned(tmp_path)
     found = refusal(audit | more | {"attacks.caption": True}, tmp_path)
     assert found.startswith("attacks.caption: Textual Inversion")
     assert "in place of 'photo of zoe', which the caption 'zoe on a mountain' of" in found
@@ -162,14 +169,14 @@ def test_captions_that_lack_the_prompt_whose_place_a_token_takes_are_refused_at_
 
 
 def test_extraction_by_captions_asks_the_same_of_them(audit, tmp_path):
-    photographs(tmp_path / "others" / "zoe", 8, "zoe on a mountain", width=70)
+    captioned(tmp_path)
     assert refusal(audit | LEARNING | {"extraction.prompts": "captions", "extraction.draws": 3}, tmp_path).startswith(
         "extraction.prompts: Textual Inversion learns"
     )
 
 
 def test_the_notebooks_of_ablations_and_of_the_defence_are_refused_for_such_captions(audit, tmp_path):
-    photographs(tmp_path / "suspected" / "zoe", 8, "zoe on a mountain")
+    captioned(tmp_path)
     study = study_of(audit | {"attacks.caption": True, "mixsyn.methods": ["textual_inversion"]}, tmp_path)
     assert study.no_ablations().startswith("attacks.caption: Textual Inversion learns a token in place of 'photo of zoe'")
     assert study.no_defense() == study.no_ablations()
@@ -208,7 +215,9 @@ def test_what_was_found_in_the_middle_of_a_run_is_found_before_it(audit, tmp_pat
 def test_a_config_that_is_cut_off_is_refused(audit, pipeline_folder, tmp_path):
     shutil.copytree(pipeline_folder, tmp_path / "model")
     (tmp_path / "model" / "vae" / "config.json").write_text('{"sample')
-    assert "unet or vae is no JSON; copy the model's folder again" in refusal(audit | {"base.path": str(tmp_path / "model")}, tmp_path)
+    assert "vae/config.json is missing or no JSON; copy the model's folder again" in refusal(
+        audit | {"base.path": str(tmp_path / "model")}, tmp_path
+    )
 
 
 @pytest.mark.parametrize("size", [None, [64, 48]])
@@ -216,7 +225,9 @@ def test_a_unet_whose_images_have_no_edge_is_refused(audit, pipeline_folder, tmp
     shutil.copytree(pipeline_folder, tmp_path / "model")
     config = tmp_path / "model" / "unet" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"sample_size": size}))
-    assert f"says that sample_size is {size!r}; write the edge" in refusal(audit | {"base.path": str(tmp_path / "model")}, tmp_path)
+    assert "states no sample_size, the edge of its latents; write it there" in refusal(
+        audit | {"base.path": str(tmp_path / "model")}, tmp_path
+    )
 
 
 def test_one_person_has_no_wrong_name_among_the_levels_of_knowledge(audit, tmp_path):

@@ -1,5 +1,6 @@
 import hashlib
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,6 +100,12 @@ def test_olivetti_members_and_nonmembers_are_ten_different_photographs(faces, st
         assert [len(domain.members), len(domain.nonmembers), len(domain.shifted)] == [5, 5, 0]
         assert len({*hashes(domain.members), *hashes(domain.nonmembers)}) == 10
     assert len(auxiliary_images(world, 1, store)[0]) == 200
+
+
+def test_a_relative_data_home_is_below_the_repository(faces, store, monkeypatch):
+    monkeypatch.setattr("s2llib.params.section.PARAMS_DIR", Path(faces).parent / "params")
+    world = World(kind="olivetti", data_home=Path(faces).name, members=5, nonmembers=5, shifted=0, duplicated=0, domains=1, seed=9)
+    assert len(load_domains(world, store)[0].members) == 5
 
 
 def test_olivetti_without_data_says_what_to_download_and_where_to_put_it(tmp_path, monkeypatch):

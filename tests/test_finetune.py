@@ -402,7 +402,7 @@ def test_a_saved_lora_means_the_same_to_a_loader_that_takes_alpha_for_the_rank(r
 
 def test_a_loss_that_is_no_number_stops_the_training():
     weight = torch.nn.Parameter(torch.ones(1))
-    with pytest.raises(RuntimeError, match="the loss is nan at step 3; lower the learning rate"):
+    with pytest.raises(ParamsError, match="the loss is nan at step 3; lower the learning rate"):
         train([weight], lambda step, _: (weight * (float("nan") if step == 3 else 1.0)).sum(), steps=5, lr=0.1, seed=0, what="test")
 
 

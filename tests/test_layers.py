@@ -15,10 +15,10 @@ FLOORS = (
     ("compute",),
     ("scale", "studies"),
     ("report",),
-    ("run", "check", "estimate", "benchmark", "ship"),
+    ("arguments", "command", "kernel", "run", "check", "estimate", "benchmark", "ship"),
 )
 # before anything is installed it answers --help
-LAZY = {"run", "check"}
+LAZY: set[str] = set()
 
 
 def modules() -> dict[str, Path]:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from s2llib.attacks.attack import Attack
 from s2llib.params import Params, ParamsError, Section, sentence
 
-__all__ = ["ATTACKS", "TITLES", "Attack", "check_attacks", "configured", "load", "setting"]
+__all__ = ["ATTACKS", "TITLES", "Attack", "check_attacks", "configured", "last_timestep", "load", "setting", "swept"]
 
 ATTACKS: dict[str, Attack] = {}
 TITLES: dict[str, str] = {}
@@ -46,6 +46,13 @@ def swept(p: Params) -> dict[str, list[Section]]:
         timesteps = [ATTACKS[name].sweep(own, t) for t in p.attacks.sweep.timesteps]
         found[name] = timesteps if given is None else [setting(name, each, f"{where}.{name}") for each in given]
     return found
+
+
+def last_timestep(p: Params) -> tuple[str, int]:
+    """(key, timestep) of the latest one that the attacks of a profile ask a model at."""
+    asked = {f"attacks.{name}": ATTACKS[name].last(own) for name, own in configured(p).items()}
+    asked |= {f"attacks.sweep ({name})": max(map(ATTACKS[name].last, some)) for name, some in swept(p).items()}
+    return max(asked.items(), key=lambda pair: pair[1])
 
 
 def check_attacks(p: Params) -> None:

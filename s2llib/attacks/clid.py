@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 from torch import Tensor
 
-from s2llib.attacks.attack import Attack
-from s2llib.attacks.loss import Settings, at_one_timestep, loss
+from s2llib.attacks.loss import ATTACK as PLAIN
+from s2llib.attacks.loss import loss
 from s2llib.models.condition import Condition
 from s2llib.models.denoiser import Denoiser
 
@@ -18,4 +20,4 @@ def clid(denoiser: Denoiser, z0: Tensor, c: Condition, timesteps: list[int], dra
     return loss(denoiser, z0, c, timesteps, draws) - loss(denoiser, z0, nothing, timesteps, draws)
 
 
-ATTACK = Attack("CLiD", Settings, clid, cost=lambda s: 2 * len(s.timesteps) * s.draws, sweep=at_one_timestep, prompted=True)
+ATTACK = replace(PLAIN, title="CLiD", score=clid, cost=lambda s: 2 * PLAIN.cost(s), prompted=True)

@@ -36,4 +36,4 @@ def loss(denoiser: Denoiser, z0: Tensor, c: Condition, timesteps: list[int], dra
     return -torch.stack(errors).mean(dim=0)
 
 
-ATTACK = Attack("loss", Settings, loss, cost=lambda s: len(s.timesteps) * s.draws, sweep=at_one_timestep)
+ATTACK = Attack("loss", Settings, loss, cost=lambda s: len(s.timesteps) * s.draws, last=lambda s: max(s.timesteps), sweep=at_one_timestep)

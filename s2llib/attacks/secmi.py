@@ -58,4 +58,4 @@ def several(denoiser: Denoiser, z0: Tensor, c: Condition, settings: list[Setting
     return [found[each.k, each.t] for each in settings]
 
 
-ATTACK = Attack("SecMI", Settings, secmi, cost=lambda s: s.t // s.k + 2, several=several)
+ATTACK = Attack("SecMI", Settings, secmi, cost=lambda s: s.t // s.k + 2, last=lambda s: s.t + s.k, several=several)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain, compress
 from pathlib import Path
 
@@ -9,10 +10,22 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-__all__ = ["MEMBER", "NONMEMBER", "PUBLIC", "Domain", "Photos", "load_image"]
+__all__ = ["MEMBER", "NONMEMBER", "PUBLIC", "Domain", "Photos", "load_image", "open_image"]
 
 MEMBER, NONMEMBER = "member", "nonmember"
 PUBLIC = "public"  # photographs that anybody may have: of an attacker with prior knowledge
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "DIB", "AVIF", "JPEG2000", "PPM", "QOI")  # JPEG: MPO too
+
+
+@lru_cache(maxsize=1)
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]  # AVIF and WebP are not in every build
+
+
+def open_image(path: Path) -> Image.Image:
+    """A photograph's file, its format known by content. Other formats are not tried: Pillow hands EPS to Ghostscript."""
+    return Image.open(path, formats=_formats())
 
 
 def load_image(path: Path, size: int) -> torch.Tensor:
@@ -20,14 +33,21 @@ def load_image(path: Path, size: int) -> torch.Tensor:
 
     What is transparent is laid on white; a photograph that says how the camera was held is turned upright.
     """
-    with Image.open(path) as file:
-        image = ImageOps.exif_transpose(file)
+    with open_image(path) as file:
+        image = _upright(file)
         image = _opaque(image) if image.has_transparency_data else image.convert("RGB")
     if image.size != (size, size):
         edge = min(image.size)
         left, top = (image.width - edge) // 2, (image.height - edge) // 2
         image = image.crop((left, top, left + edge, top + edge)).resize((size, size), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except (SyntaxError, ValueError, TypeError):  # EXIF that is damaged says nothing of how the camera was held
+        return image
 
 
 def _opaque(image: Image.Image) -> Image.Image:

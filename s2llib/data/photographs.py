@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from s2llib.params import ParamsError
+from s2llib.params import ParamsError, resolved
 
 __all__ = ["olivetti"]
 
@@ -20,7 +20,7 @@ def olivetti(data_home: str | None) -> np.ndarray:
     """
     from sklearn.datasets import fetch_olivetti_faces
 
-    home = Path(data_home or os.environ.get("SCIKIT_LEARN_DATA") or "~/scikit_learn_data").expanduser()
+    home = resolved(data_home) if data_home else Path(os.environ.get("SCIKIT_LEARN_DATA") or "~/scikit_learn_data").expanduser()
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(15)
     try:

@@ -7,22 +7,35 @@ import torch
 from PIL import Image
 
 from s2llib.data.domain import MEMBER, NONMEMBER, PUBLIC, Domain, Photos
-from s2llib.data.folders import check_images, check_splits, read_folder, read_folders, write_folder
+from s2llib.data.folders import Found, check_images, check_splits, in_folder, in_folders, photos_of, read_folder, unlisted, write_folder
 from s2llib.data.people import person_name
 from s2llib.data.photographs import olivetti
 from s2llib.data.portraits import STYLES, portrait
+from s2llib.data.reading import Reading, caption_sources, check_own_captions
 from s2llib.params import ParamsError, World, resolved
 from s2llib.store import Store, digest, file_digest
 
 __all__ = [
-    "auxiliary_images", "check_unchanged", "data_version", "domain_names", "everyone", "known_names", "load_domains", "private_pool",
-    "public_photos", "read_world", "training_photos",
+    "auxiliary_images",
+    "check_unchanged",
+    "check_used_captions",
+    "data_version",
+    "domain_names",
+    "everyone",
+    "known_names",
+    "load_domains",
+    "private_pool",
+    "public_photos",
+    "read_world",
+    "reading",
+    "training_photos",
+    "without_caption",
 ]  # fmt: skip
 
 PORTRAITS_VERSION = 1
 OLIVETTI_VERSION = 1
 FOLDER_VERSION = 1
-CHECK_VERSION = 2  # of how images are read and which are refused
+CHECK_VERSION = 3  # of how images are read and which are refused
 
 
 def data_version(world: World) -> int:
@@ -84,7 +97,7 @@ def _folder_domains(world: World, store: Store) -> list[Domain]:
     }
     labels = {name: {split: [photos.captions, photos.copies] for split, photos in splits.items()} for name, splits in wanted.items()}
     content = digest([files, labels])
-    check_splits(wanted, files)
+    check_splits(wanted, files, listed=bool(world.folder))
     # decoding every image once per content is enough
     store.get("folder_check", CHECK_VERSION, {"content": content}, lambda new: check_images(wanted))
     own = {
@@ -95,9 +108,47 @@ def _folder_domains(world: World, store: Store) -> list[Domain]:
 
 def read_world(world: World) -> dict[str, dict[str, Photos]]:
     """{domain: {split: Photos}} of `world.folder` or `world.folders`."""
+    return photos_of(_found(world)[0])
+
+
+def _found(world: World) -> tuple[list[Found], list[tuple[Path, str]]]:
+    """The images of `world.folder` or `world.folders`, and what lies in the latter and is not used, with the reason."""
     if world.folder:
-        return read_folder(resolved(world.folder))
-    return read_folders({split: resolved(folder) for split, folder in world.folders.items()}, world.subject)
+        return in_folder(resolved(world.folder)), []
+    return in_folders({split: resolved(folder) for split, folder in world.folders.items()}, world.subject)
+
+
+def reading(world: World, private: str | None = None) -> Reading:
+    """What was read of a world of kind folder: captions of the attacked domains by source, and everything that was left out.
+
+    private: an image folder with a listing besides (blackbox.folder). A built-in world has nothing to say.
+    """
+    left_out, captions = [], {}
+    if world.kind == "folder":
+        (found, left_out), names = _found(world), domain_names(world)
+        left_out = [*left_out, *(unlisted(resolved(world.folder), found) if world.folder else []), *_unattacked(found, names)]
+        captions = caption_sources(one for one in found if one.domain in names)
+    if private:
+        found = in_folder(resolved(private), "blackbox.folder")
+        left_out, captions = [*left_out, *unlisted(resolved(private), found)], captions | caption_sources(found)
+    return Reading(tuple(left_out), captions)
+
+
+def _unattacked(found: list[Found], names: list[str]) -> list[tuple[Path, str]]:
+    """People whom world.domains leaves out."""
+    others = {one.domain: one.path.parent for one in reversed(found) if one.domain not in names and one.split != PUBLIC}
+    return [(folder, f"images of '{name}', whom world.domains leaves out") for name, folder in sorted(others.items())]
+
+
+def check_used_captions(world: World, key: str) -> None:
+    """Raises ParamsError unless the captions of the attacked domains of a world of kind folder can be used; key: of what uses them."""
+    names = domain_names(world)
+    check_own_captions([one for one in _found(world)[0] if one.domain in names], key)
+
+
+def without_caption(world: World) -> dict[Path, str]:
+    """{image: why its caption cannot be used, if it has one} of those of `world.folders` that have no caption of their own."""
+    return {one.path: one.caption.problem for one in _found(world)[0] if not one.caption.text}
 
 
 def known_names(world: World) -> list[str]:
@@ -207,7 +258,7 @@ def private_pool(world: World, count: int, store: Store, folder: str | None = No
         ((_, splits),) = read_folder(store.get("private_pool", PORTRAITS_VERSION, inputs, make)).items()
         return splits["private"]
     if folder:
-        given = read_folder(resolved(folder))
+        given = read_folder(resolved(folder), "blackbox.folder")
         check_images(given)
         found = [photos for splits in given.values() for photos in splits.values()]
     else:

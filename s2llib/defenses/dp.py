@@ -9,7 +9,7 @@ from torch import Tensor
 from s2llib.data.domain import Photos
 from s2llib.finetune.parts import PARTS
 from s2llib.finetune.recipe import denoising_target
-from s2llib.loop import generator
+from s2llib.loop import check_loss, check_trained, generator
 from s2llib.models.condition import Condition
 from s2llib.models.denoiser import Denoiser
 from s2llib.models.hardware import is_out_of_memory
@@ -101,10 +101,12 @@ def private_finetune(pipeline, recipe: PrivateLoRA, images: Photos, epsilon: flo
                 if not is_out_of_memory(error):
                     raise
                 raise ParamsError(f"{what}: a step does not fit in memory; lower attacks.batch or blackbox.private.share.") from error
+            check_loss(losses, recipe.lr, what)
         for p in parameters:
             p.grad_sample = _per_image(p.grad_sample, p, recipe.draws)
         norms.append(_norms(parameters).median().item() if len(which) else 0.0)
         optimizer.step()
+    check_trained(parameters, recipe.lr, what)
     unet.remove_hooks()
     for p in parameters:
         p.requires_grad_(False)

@@ -11,6 +11,7 @@ from s2llib.defenses.surrogate import Surrogate
 from s2llib.loop import generator
 from s2llib.models.condition import Condition
 from s2llib.models.denoiser import Denoiser
+from s2llib.models.finite import finite
 from s2llib.models.hardware import in_batches
 from s2llib.params import ParamsError
 from s2llib.progress import track
@@ -97,7 +98,7 @@ def pgd(
     def climbed(x: Tensor, clean: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         part = x.to(denoiser.device, copy=True).requires_grad_(True)
         loss = denoising_errors(denoiser, part, c, t.T, noise.transpose(0, 1)).sum()
-        gradient = torch.autograd.grad(loss, part)[0]
+        gradient = finite(torch.autograd.grad(loss, part)[0], f"{what}: gradients", denoiser.pipeline, denoiser.precision)
         return project(ascend(part.detach(), gradient, step, norm), clean.to(denoiser.device), radius, norm).to(x.device)
 
     for i in track(range(steps), what):

@@ -17,6 +17,7 @@ from s2llib.finetune.textual_inversion import FILE, load_tokens, placeholder, po
 from s2llib.loop import train
 from s2llib.models.condition import Condition
 from s2llib.models.denoiser import Denoiser
+from s2llib.models.finite import check_weights
 from s2llib.models.pipeline import load_pipeline
 from s2llib.params import Hardware, ParamsError, Recipe
 
@@ -176,8 +177,10 @@ def _save_lora(pipeline, recipe: Recipe, parts: list[str], folder: Path) -> None
 def save_finetuned(pipeline, how: Method, recipe: Recipe, domain: Domain, folder: Path) -> None:
     """What trained, in the formats that plain diffusers loads: a pipeline, `load_lora_weights`, `load_textual_inversion`.
 
-    A hypernetwork, which diffusers has no format for, is safetensors with a config (`load_hypernetwork`).
+    A hypernetwork, which diffusers has no format for, is safetensors with a config (`load_hypernetwork`). Raises ParamsError if a
+    weight is no number.
     """
+    check_weights(pipeline)
     if "hypernetwork" in how.trains:
         save_hypernetwork(pop_hypernetwork(pipeline.unet), recipe.hidden, recipe.activation, folder)
     if "tokens" in how.trains:

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 
 from s2llib.models.encoders import CLIP_MOMENTS, no_weights, normalised
+from s2llib.models.finite import finite
+from s2llib.models.loading import check_part, load_part
+from s2llib.models.tokens import load_tokenizer
 from s2llib.params import ParamsError
 
 __all__ = ["check_clip", "image_features", "retrieved"]
@@ -18,7 +21,7 @@ def _own(judge: Path | str) -> bool:
 
 def check_clip(judge: Path | str) -> None:
     """Raises ParamsError unless a CLIP model's folder is whole, or the hub has one of that name, whose weights are fetched when needed."""
-    from transformers import CLIPConfig, CLIPTokenizer
+    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
     if isinstance(judge, str):
         try:
@@ -31,13 +34,15 @@ def check_clip(judge: Path | str) -> None:
         raise ParamsError(f"mixsyn.clip: {reason}.")
     elif not any((judge / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         raise ParamsError(f"mixsyn.clip: {judge} has no tokenizer.json and no vocab.json; copy the model's folder again.")
+    else:
+        check_part(CLIPModel, judge, "mixsyn.clip")
+        load_tokenizer(judge, CLIPConfig.from_pretrained(judge, local_files_only=True).text_config.to_dict(), "mixsyn.clip")
 
 
 def _clip(judge: Path | str):
     from transformers import CLIPModel
 
-    given = {"dtype": torch.float32, "use_safetensors": True, "local_files_only": Path(judge).is_dir()}
-    return CLIPModel.from_pretrained(Path(judge) / "clip" if _own(judge) else judge, **given).eval()
+    return load_part(CLIPModel, Path(judge) / "clip", "base.path") if _own(judge) else load_part(CLIPModel, judge, "mixsyn.clip")
 
 
 def _inputs(judge: Path | str, clip, pixels: Tensor) -> Tensor:
@@ -54,14 +59,12 @@ def retrieved(judge: Path | str, pixels: Tensor, truth: Tensor, prompts: list[st
     judge: a base model's folder with its CLIP pair in `clip/`, or a CLIP model's folder or hub name; pixels: [n, 3, h, w] in [0, 1];
     truth: [n] index into prompts.
     """
-    from transformers import CLIPTokenizer
-
     clip = _clip(judge)
-    tokenizer = CLIPTokenizer.from_pretrained(Path(judge) / "tokenizer" if _own(judge) else judge, local_files_only=Path(judge).is_dir())
-    length = clip.config.text_config.max_position_embeddings
-    ids = tokenizer(prompts, padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
-    chosen = [clip(input_ids=ids, pixel_values=_inputs(judge, clip, x)).logits_per_image.argmax(1) for x in pixels.split(256)]
-    return (torch.cat(chosen) == truth).double()
+    at, key = (Path(judge) / "tokenizer", "base.path") if _own(judge) else (judge, "mixsyn.clip")
+    tokenizer = load_tokenizer(at, clip.config.text_config.to_dict(), key)
+    ids = tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    logits = torch.cat([clip(input_ids=ids, pixel_values=_inputs(judge, clip, x)).logits_per_image for x in pixels.split(256)])
+    return (finite(logits, f"Similarities by the CLIP pair of {judge}").argmax(1) == truth).double()
 
 
 @torch.no_grad()
@@ -69,4 +72,4 @@ def image_features(judge: Path | str, pixels: Tensor) -> Tensor:
     """[n, d] image features of pixels [n, 3, h, w] in [0, 1] by the CLIP pair of a judge (`retrieved`)."""
     clip = _clip(judge)
     chunks = [clip.vision_model(pixel_values=_inputs(judge, clip, x)).pooler_output for x in pixels.split(256)]
-    return clip.visual_projection(torch.cat(chunks))
+    return finite(clip.visual_projection(torch.cat(chunks)), f"Features by the CLIP pair of {judge}")

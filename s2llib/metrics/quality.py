@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from s2llib.metrics.images import Sample
-from s2llib.params import first_line
+from s2llib.params import ParamsError, first_line
 
 __all__ = ["brisque", "kid", "kid_sample", "no_brisque", "recognised"]
 
@@ -38,10 +38,18 @@ def no_brisque() -> str:
 
 
 def brisque(pixels: Tensor) -> np.ndarray:
-    """[n] BRISQUE (Mittal et al. 2012) of pixels [n, 3, h, w] in [0, 1] by the package `brisque`; lower is better."""
+    """[n] BRISQUE (Mittal et al. 2012) of pixels [n, 3, h, w] in [0, 1] by the package `brisque`; lower is better.
+
+    Raises ParamsError for an image that has none, as one of a flat colour.
+    """
     judge = _library()(url=False)
     images = (pixels * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    return np.array([float(judge.score(image)) for image in images])
+    found = np.array([float(judge.score(image)) for image in images])
+    if (lost := np.flatnonzero(~np.isfinite(found))).size:
+        raise ParamsError(
+            f"BRISQUE is no number for image {lost[0]} of {len(found)}, which is flat or damaged; look at the model's images."
+        )
+    return found
 
 
 def recognised(features: Tensor, truth: Tensor, known: Tensor, labels: Tensor) -> Tensor:

@@ -10,7 +10,9 @@ import numpy as np
 
 from s2llib.data.portraits import SIZE
 from s2llib.data.worlds import auxiliary_images, data_version, training_photos
+from s2llib.models.loading import load_part
 from s2llib.models.pipeline import PARTS, base_folder, check_folder, load_pipeline
+from s2llib.models.tokens import encoder_config, load_tokenizer
 from s2llib.params import Params, ParamsError, resolved
 from s2llib.store import Store, digest, file_digest, folder_digest
 
@@ -130,9 +132,7 @@ def _digest_of(at: Path, _files: tuple) -> str:
 def base_tokenizer(p: Params):
     """The base model's tokenizer, also before the model is trained."""
     if folder := base_folder(p):
-        from transformers import CLIPTokenizer
-
-        return CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        return load_tokenizer(folder / "tokenizer", encoder_config(folder), "base.path")
     from s2llib.models import mini
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -140,20 +140,12 @@ def base_tokenizer(p: Params):
 
 
 def image_edge(p: Params) -> int:
-    """Edge of the base model's images in pixels, also before the model is trained or loaded. Raises ParamsError."""
+    """Edge of the base model's images in pixels, also before the model is trained or loaded."""
     folder = base_folder(p)
     if not folder:
         return SIZE
-    try:
-        unet, vae = (json.loads((folder / part / "config.json").read_text(encoding="utf-8")) for part in ("unet", "vae"))
-    except ValueError:
-        raise ParamsError(f"base.path: the config.json of {folder}'s unet or vae is no JSON; copy the model's folder again.") from None
-    if not isinstance(size := unet.get("sample_size"), int):
-        raise ParamsError(
-            f"base.path: {folder / 'unet' / 'config.json'} says that sample_size is {size!r}; write the edge of its latents there, such as"
-            " 64 for images of 512 x 512 pixels."
-        )
-    return size * 2 ** (len(vae.get("block_out_channels", [0])) - 1)
+    unet, vae = (json.loads((folder / part / "config.json").read_text(encoding="utf-8")) for part in ("unet", "vae"))
+    return unet["sample_size"] * 2 ** (len(vae.get("block_out_channels", [0])) - 1)
 
 
 def check_world(p: Params, mend: str = "set retrain_base=true to train a base for this world") -> None:
@@ -224,12 +216,12 @@ def _assemble(p: Params, store: Store, new: Path) -> None:
     vae_at = store.get("base_vae", VAE_VERSION, inputs["vae"], lambda to: _vae(p, store, inputs["vae"], auxiliary(), augment, to))
     clip_at = store.get("base_clip", CLIP_VERSION, inputs["clip"], lambda to: _clip(p, store, inputs["clip"], auxiliary(), augment, to))
     unet_at = store.get("base_unet", UNET_VERSION, inputs["unet"], lambda to: _unet(p, store, inputs["unet"], vae_at, clip_at, to))
-    clip = CLIPModel.from_pretrained(clip_at / "clip")
+    clip = load_part(CLIPModel, clip_at / "clip", "base.clip")
     pipeline = mini.assemble(
-        AutoencoderKL.from_pretrained(vae_at / "vae"),
+        load_part(AutoencoderKL, vae_at / "vae", "base.vae"),
         mini.text_encoder(clip),
         CLIPTokenizer.from_pretrained(clip_at / "tokenizer"),
-        UNet2DConditionModel.from_pretrained(unet_at / "unet"),
+        load_part(UNet2DConditionModel, unet_at / "unet", "base.unet"),
     )
     pipeline.save_pretrained(new)
     clip.save_pretrained(new / "clip")
@@ -286,8 +278,8 @@ def _unet(p: Params, store: Store, inputs: dict, vae_at: Path, clip_at: Path, to
 
     from s2llib.models import mini
 
-    vae = AutoencoderKL.from_pretrained(vae_at / "vae")
-    encoder = mini.text_encoder(CLIPModel.from_pretrained(clip_at / "clip")).requires_grad_(False)
+    vae = load_part(AutoencoderKL, vae_at / "vae", "base.vae")
+    encoder = mini.text_encoder(load_part(CLIPModel, clip_at / "clip", "base.clip")).requires_grad_(False)
     tokenizer = CLIPTokenizer.from_pretrained(clip_at / "tokenizer")
     photos = training_photos(p.world, store, p.base.unet.people)
     with torch.no_grad():

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from s2llib.loop import train
 from s2llib.models.encoders import CLIP_MOMENTS, normalised
+from s2llib.models.finite import finite
+from s2llib.models.loading import check_part, load_part
+from s2llib.models.tokens import load_tokenizer
 from s2llib.params import ParamsError, resolved
 
 __all__ = ["check_blip", "load_blip", "retrieve_captions", "slot_accuracy", "tune_blip", "write_captions"]
@@ -20,16 +23,14 @@ def retrieve_captions(base: Path, x: Tensor, known: list[str], own: list[str] | 
 
     own: a caption for each image that it must not be given.
     """
-    from transformers import CLIPModel, CLIPTokenizer
+    from transformers import CLIPModel
 
-    clip = CLIPModel.from_pretrained(base / "clip", dtype=torch.float32, local_files_only=True, use_safetensors=True).eval()
-    tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer", local_files_only=True)
-    known = sorted(set(known))
-    length = clip.config.text_config.max_position_embeddings
-    ids = tokenizer(known, padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
+    clip = load_part(CLIPModel, base / "clip", "base.path")
+    tokenizer, known = load_tokenizer(base / "tokenizer", clip.config.text_config.to_dict(), "base.path"), sorted(set(known))
+    ids = tokenizer(known, padding="max_length", truncation=True, return_tensors="pt").input_ids
     texts = torch.cat([clip.text_projection(clip.text_model(input_ids=some).pooler_output) for some in ids.split(256)])
     images = torch.cat([clip.visual_projection(clip.vision_model(pixel_values=some * 2 - 1).pooler_output) for some in x.split(256)])
-    similar = F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T
+    similar = finite(F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T, "Similarities by the base model's CLIP pair")
     for row, text in zip(similar, own or [], strict=False):
         row[[i for i, one in enumerate(known) if one == text]] = -2  # below every cosine
     return [known[i] for i in similar.argmax(1).tolist()]
@@ -42,7 +43,9 @@ def slot_accuracy(written: list[str], true: list[str]) -> list[float]:
 
 
 def check_blip(folder: str) -> Path:
-    """Raises ParamsError unless the folder holds a BLIP captioner with safetensors weights."""
+    """Raises ParamsError unless the folder holds a whole BLIP captioner with safetensors weights."""
+    from transformers import BlipForConditionalGeneration
+
     path = resolved(folder)
     try:
         kind = json.loads((path / "config.json").read_text()).get("model_type")
@@ -53,6 +56,7 @@ def check_blip(folder: str) -> Path:
             f"blackbox.captioner: {path} is no BLIP model with .safetensors weights; get one with"
             f" `hf download Salesforce/blip-image-captioning-base --local-dir {path}`, or set blackbox.captioner to null."
         )
+    check_part(BlipForConditionalGeneration, path, "blackbox.captioner")
     return path
 
 
@@ -60,8 +64,8 @@ def load_blip(folder: Path):
     """(model, tokenizer) of a BLIP folder, without the network."""
     from transformers import AutoTokenizer, BlipForConditionalGeneration
 
-    model = BlipForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True, use_safetensors=True)
-    return model.eval().requires_grad_(False), AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    model = load_part(BlipForConditionalGeneration, folder, "blackbox.captioner")
+    return model, AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def _pixels(model, x: Tensor) -> Tensor:

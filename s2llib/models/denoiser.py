@@ -5,13 +5,14 @@ from torch import Tensor
 
 from s2llib.data.domain import Photos
 from s2llib.models.condition import Condition
+from s2llib.models.finite import finite
 from s2llib.models.hardware import autocast, computes_on, in_batches
 
 __all__ = ["Denoiser", "token_ids"]
 
 
 def token_ids(pipeline, texts: list[str]) -> Tensor:
-    """[n, tokens] ids of prompts, padded and cut to the text encoder's length; of a token with several vectors, all of them."""
+    """[n, tokens] ids of prompts, padded and cut to the length that `load_tokenizer` settled; of a token with several vectors, all."""
     tokenizer = pipeline.tokenizer
     texts = pipeline.maybe_convert_prompt(texts, tokenizer)
     return tokenizer(texts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
@@ -19,6 +20,8 @@ def token_ids(pipeline, texts: list[str]) -> Tensor:
 
 class Denoiser:
     """A `StableDiffusionPipeline` as x0 and noise: z = alpha(t) x0 + sigma(t) e, in float32, in batches, with a count of evaluations.
+
+    Raises ParamsError where a latent, a prompt embedding or a prediction is no number.
 
     Of a `DDPMPipeline` too, an unconditional `UNet2DModel`: z0 is then the image in [-1, 1], and conditions are empty.
     timesteps: how many the model was trained with. evaluations: of the network so far, one per image and timestep. prediction: `epsilon`
@@ -47,7 +50,8 @@ class Denoiser:
         if not self.conditional:
             return pixels.to(self.device) * 2 - 1
         vae = self.pipeline.vae
-        return self._batches(lambda some: vae.encode(some.to(self.device) * 2 - 1).latent_dist.mode(), pixels) * vae.config.scaling_factor
+        encoded = self._batches("Latents", lambda some: vae.encode(some.to(self.device) * 2 - 1).latent_dist.mode(), pixels)
+        return encoded * vae.config.scaling_factor
 
     def encode_photos(self, photos: Photos) -> Tensor:
         """z0 of image files, a batch in memory at a time."""
@@ -58,7 +62,7 @@ class Denoiser:
         """What the network is conditioned on for these prompts, a row for each."""
         if not self.conditional:
             return Condition(rows=len(texts))
-        return self.embedded(self._batches(lambda some: self.pipeline.text_encoder(some)[0], self.ids(texts)))
+        return self.embedded(self._batches("Prompt embeddings", lambda some: self.pipeline.text_encoder(some)[0], self.ids(texts)))
 
     def ids(self, texts: list[str]) -> Tensor:
         """[n, tokens] ids of prompts, where the model computes."""
@@ -89,13 +93,19 @@ class Denoiser:
     @torch.no_grad()
     def split(self, z: Tensor, t: int | Tensor, c: Condition) -> tuple[Tensor, Tensor]:
         """x0 and e that the network sees in z [n, ch, h, w], like z; x0 is not clipped. One evaluation. c: a row an image, or one."""
-        n, (alpha, sigma) = len(z), self.levels(t)
-        each = torch.as_tensor(t, device=z.device).expand(n)
-        predicted = self._batches(lambda z, t, c: self.pipeline.unet(z, t, **c.tensors).sample, z, each, c.expand(n))
-        self.evaluations += n
+        (alpha, sigma), predicted = self.levels(t), self.raw(z, t, c)
         if self.prediction == "v_prediction":
             return alpha * z - sigma * predicted, alpha * predicted + sigma * z
         return (z - sigma * predicted) / alpha, predicted
+
+    @torch.no_grad()
+    def raw(self, z: Tensor, t: int | Tensor, c: Condition) -> Tensor:
+        """What the network returns of z, whatever it predicts; arguments as `split`."""
+        n, each = len(z), torch.as_tensor(t, device=z.device).expand(len(z))
+        call = lambda z, t, c: self.pipeline.unet(z, t, **c.tensors).sample  # noqa: E731
+        predicted = self._batches("Predictions of the UNet", call, z, each, c.expand(n))
+        self.evaluations += n
+        return predicted
 
     def eps(self, z: Tensor, t: int | Tensor, c: Condition) -> Tensor:
         """The noise e that the network sees in z, like z. One evaluation."""
@@ -113,6 +123,6 @@ class Denoiser:
             predicted = self.pipeline.unet(x, t, **c.tensors).sample
         return predicted.to(x.dtype)
 
-    def _batches(self, call, *inputs: Tensor | Condition) -> Tensor:
+    def _batches(self, what: str, call, *inputs: Tensor | Condition) -> Tensor:
         found, self.batch = in_batches(call, inputs, self.batch)
-        return found
+        return finite(found, what, self.pipeline)

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from s2llib.loop import train
 from s2llib.models.denoiser import Denoiser
+from s2llib.models.finite import finite
+from s2llib.models.loading import check_part, load_part, part_config
 from s2llib.params import Encoder, ParamsError, resolved
 
 __all__ = [
@@ -72,8 +74,8 @@ def clip_tokens(folder: Path, x: Tensor, batch: int) -> Tensor:
     """Last hidden states of the image tower of a base model's CLIP pair."""
     from transformers import CLIPModel
 
-    tower = CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32, local_files_only=True, use_safetensors=True).eval().vision_model
-    return torch.cat([tower(pixel_values=some * 2 - 1).last_hidden_state for some in x.split(batch)])
+    tower = load_part(CLIPModel, folder / "clip", "base.path").vision_model
+    return finite(torch.cat([tower(pixel_values=some * 2 - 1).last_hidden_state for some in x.split(batch)]), "Features by clip/")
 
 
 def no_weights(folder: Path) -> str:
@@ -98,22 +100,28 @@ def check_encoder(name: str, folder: str) -> Path:
         )
     if reason := no_weights(path):
         raise ParamsError(f"blackbox.encoder_folders: {reason}; or leave '{name}' out of blackbox.encoders and encoder_folders.")
+    check_part(_vision_class(path), path, f"blackbox.encoder_folders.{name}", "encoder")
     return path
+
+
+def _vision_class(folder: Path) -> type:
+    """What a vision model of transformers is loaded as: of a CLIP pair, the image tower alone."""
+    from transformers import AutoModel, CLIPVisionModel
+
+    kind = part_config(folder, "blackbox.encoder_folders").get("model_type") or ""
+    return CLIPVisionModel if kind.startswith("clip") else AutoModel
 
 
 @torch.no_grad()
 def transformers_tokens(folder: Path, x: Tensor, batch: int) -> Tensor:
     """Last hidden states of a vision model of transformers (ViT, DeiT, BEiT, CLIP, DINOv2): resized and normalised as its folder says."""
-    from transformers import AutoConfig, AutoModel, CLIPVisionModel
-
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    kind = CLIPVisionModel if config.model_type.startswith("clip") else AutoModel
-    model = kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False).eval()
+    model = load_part(_vision_class(folder), folder, "blackbox.encoder_folders", "encoder")
     listing = folder / "preprocessor_config.json"
     given = json.loads(listing.read_text()) if listing.is_file() else {}
     moments = [given.get(key, [0.5] * 3) for key in ("image_mean", "image_std")]
-    size = _edge(given) or getattr(config, "vision_config", config).image_size
-    return torch.cat([model(pixel_values=normalised(some, size, *moments)).last_hidden_state for some in x.split(batch)])
+    size = _edge(given) or model.config.image_size
+    tokens = torch.cat([model(pixel_values=normalised(some, size, *moments)).last_hidden_state for some in x.split(batch)])
+    return finite(tokens, f"Features by {folder}")
 
 
 def _edge(listing: dict) -> int | None:

@@ -5,9 +5,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError, safe_open
-
+from s2llib.models.fit import check_classes, check_fit, check_pixels, check_schedule
+from s2llib.models.loading import check_part, load_part
 from s2llib.models.single_file import attached, mistaken
+from s2llib.models.tokens import encoder_config, load_tokenizer
 from s2llib.params import Params, ParamsError, resolved
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ ONE_FILE = (
     'Save it as a folder once: python -c "from diffusers import StableDiffusionPipeline as P;'
     " P.from_single_file('{folder}', safety_checker=None).save_pretrained('{stem}')\""
 )
-PREDICTIONS = ("epsilon", "v_prediction")
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
@@ -39,7 +39,9 @@ def pick_device(wanted: str) -> "torch.device":
 
 
 def check_folder(folder: Path) -> None:
-    """Raises ParamsError unless the folder is a Stable Diffusion pipeline with safetensors weights."""
+    """Raises ParamsError unless the folder is a Stable Diffusion pipeline with safetensors weights, whole and of one model."""
+    from transformers import CLIPModel
+
     index = folder / "model_index.json"
     if not index.is_file() and (reason := mistaken(folder)):
         raise ParamsError(f"base.path: {folder} {reason}")
@@ -61,17 +63,26 @@ def check_folder(folder: Path) -> None:
     for part in PARTS:
         if not parts.get(part, [None])[0] or not (folder / part).is_dir():
             raise ParamsError(f"base.path: {folder} has no {part}; a Stable Diffusion pipeline needs {', '.join(PARTS)}.")
+    check_classes(folder, parts, "base.path")
     for part in PARTS[:3]:
         _check_weights(folder, part)
     if not any((folder / "tokenizer" / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         raise ParamsError(f"base.path: {folder / 'tokenizer'} has no tokenizer.json and no vocab.json; copy the model's folder again.")
-    schedule = folder / "scheduler" / "scheduler_config.json"
-    try:
-        prediction = json.loads(schedule.read_text()).get("prediction_type", "epsilon")
-    except (OSError, ValueError):
-        raise ParamsError(f"base.path: {schedule} is missing or no JSON; save the pipeline again with save_pretrained.") from None
-    if prediction not in PREDICTIONS:
-        raise ParamsError(f"base.path: {folder} predicts '{prediction}'; the attacks are defined for {' and '.join(PREDICTIONS)}.")
+    check_schedule(folder, parts, "base.path")
+    for part, kind in _kinds().items():
+        check_part(kind, folder / part, "base.path", part.replace("_", " "))
+    if (folder / "clip").is_dir():
+        check_part(CLIPModel, folder / "clip", "base.path")
+    check_fit(folder, "base.path")
+    load_tokenizer(folder / "tokenizer", encoder_config(folder), "base.path")
+
+
+def _kinds() -> dict[str, type]:
+    """The class of each part that has weights; a text encoder with a projection is asked for its hidden states alone."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+    return {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
 
 
 def _one_file(path: Path) -> str:
@@ -84,7 +95,7 @@ def _one_file(path: Path) -> str:
 
 
 def _check_weights(folder: Path, part: str) -> None:
-    """Raises ParamsError unless a part has its config and whole safetensors weights; pickled ones are never loaded."""
+    """Raises ParamsError unless a part has its config and safetensors weights; pickled ones are never loaded."""
     at = folder / part
     if not (at / "config.json").is_file():
         raise ParamsError(f"base.path: {at} has no config.json; copy the model's folder again.")
@@ -102,16 +113,6 @@ def _check_weights(folder: Path, part: str) -> None:
         )
     if not ((at / whole).is_file() or (at / f"{whole}.index.json").is_file()):
         raise ParamsError(f"base.path: {at} has {weights[0].name} but no {whole}, which is what is loaded; rename or copy it.")
-    for index in at.glob("*.safetensors.index.json"):
-        for shard in sorted(set(json.loads(index.read_text())["weight_map"].values())):
-            if not (at / shard).is_file():
-                raise ParamsError(f"base.path: {at} lacks {shard}, which {index.name} names; copy the model's folder again.")
-    for path in weights:
-        try:
-            with safe_open(path, "pt"):
-                pass
-        except (OSError, SafetensorError) as error:
-            raise ParamsError(f"base.path: {path} is damaged ({error}); copy the model's folder again.") from None
 
 
 def pipeline_class(folder: Path) -> str | None:
@@ -124,36 +125,25 @@ def pipeline_class(folder: Path) -> str | None:
 
 def check_unconditional(folder: Path) -> None:
     """Raises ParamsError unless the folder is a DDPMPipeline with safetensors weights."""
+    from diffusers import UNet2DModel
+
     if pipeline_class(folder) != "DDPMPipeline" or not list((folder / "unet").glob("*.safetensors")):
         raise ParamsError(f"zero_prior.path: {folder} is no DDPMPipeline with .safetensors weights; save one there, or set it to null.")
-    schedule = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
-    if (prediction := schedule.get("prediction_type", "epsilon")) not in PREDICTIONS:
-        raise ParamsError(f"zero_prior.path: {folder} predicts '{prediction}'; the attacks are defined for {' and '.join(PREDICTIONS)}.")
-
-
-def _quiet() -> None:
-    """No bars and notes from the libraries: a study loads hundreds of models."""
-    import diffusers
-    import transformers
-
-    for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()
+    check_schedule(folder, json.loads((folder / "model_index.json").read_text()), "zero_prior.path")
+    check_part(UNet2DModel, folder / "unet", "zero_prior.path")
+    check_pixels(folder, "zero_prior.path")
 
 
 def load_pipeline(folder: Path):
-    """The pipeline of a folder, in float32, evaluation mode, no gradients, no network."""
-    import torch
+    """The pipeline of a folder, in float32, evaluation mode, no gradients, no network; raises ParamsError as `load_part`."""
     from diffusers import StableDiffusionPipeline
 
-    _quiet()
+    parts = {part: load_part(kind, folder / part, "base.path", part.replace("_", " ")) for part, kind in _kinds().items()}
+    parts["tokenizer"] = load_tokenizer(folder / "tokenizer", encoder_config(folder), "base.path")
     pipeline = StableDiffusionPipeline.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, safety_checker=None,
-        feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+        folder, **parts, local_files_only=True, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
     pipeline.set_progress_bar_config(disable=True)
-    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-        part.eval().requires_grad_(False)
     return pipeline
 
 

@@ -9,6 +9,8 @@ from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, 
 from torch import Tensor
 
 from s2llib.loop import generator, train
+from s2llib.models.finite import eight_bit
+from s2llib.models.loading import load_part
 from s2llib.models.pipeline import check_unconditional
 from s2llib.params import ZeroPrior
 
@@ -61,13 +63,12 @@ def sample_unconditional(pipeline: DDPMPipeline, count: int, steps: int, seed: i
     for start in range(0, count, batch):
         draws = [generator(seed, i) for i in range(start, min(start + batch, count))]
         drawn = ddim(batch_size=len(draws), generator=draws, num_inference_steps=steps, output_type="np").images
-        images.append((drawn * 255).round().astype(np.uint8))
+        images.append(eight_bit(drawn, pipeline))
     return np.concatenate(images)
 
 
 def load_unconditional(folder: Path) -> DDPMPipeline:
     """The pipeline of a folder, in float32, evaluation mode, no gradients, no network."""
     check_unconditional(folder)
-    pipeline = DDPMPipeline.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, local_files_only=True)
-    pipeline.unet.eval().requires_grad_(False)
-    return pipeline
+    unet = load_part(UNet2DModel, folder / "unet", "zero_prior.path")
+    return DDPMPipeline.from_pretrained(folder, unet=unet, local_files_only=True)

@@ -32,8 +32,8 @@ class Template(Section):
 class World(Section):
     """Whose images there are, and how many of each kind a domain has.
 
-    folder: images listed in a metadata.jsonl. folders: instead, {split: a folder of images}, one for `member` and one for `nonmember` at
-    least; subfolders are called by their domain, images beside them are of `subject`.
+    folder: images listed in a metadata.jsonl or metadata.csv. folders: instead, {split: a folder of images}, one for `member` and one for
+    `nonmember` at least; subfolders are called by their domain, images beside them are of `subject`. data_home: of Olivetti.
     """
 
     kind: Literal["portraits", "olivetti", "folder"]

@@ -8,13 +8,15 @@ from pathlib import Path
 from PIL import Image
 
 from s2llib.data.domain import Domain, Photos
-from s2llib.data.reading import cut_prompts, reading
-from s2llib.data.worlds import domain_names
+from s2llib.data.files import shown
+from s2llib.data.reading import cut_prompts, prompts_made_same
+from s2llib.data.worlds import domain_names, reading
 from s2llib.lab import Lab
 from s2llib.models.base import base_tokenizer, content
 from s2llib.models.lora import lora_files
 from s2llib.models.pipeline import PARTS, base_folder
 from s2llib.params import Params, resolved
+from s2llib.studies.prompts import asked_prompts
 
 __all__ = ["MOST", "model_parts", "stored_precision", "what_was_read"]
 
@@ -116,7 +118,7 @@ def _left_out(files: tuple[tuple[Path, str], ...], most: int | None) -> str:
     if not files:
         return "**Left out**: nothing."
     by_reason = groupby(sorted(files, key=lambda pair: pair[1]), key=lambda pair: pair[1])
-    grouped = {reason: [str(path) for path, _ in some] for reason, some in by_reason}
+    grouped = {reason: [shown(path) for path, _ in some] for reason, some in by_reason}
     lines = [f"- {reason} ({len(names):,}): {_some(names, most)}" for reason, names in grouped.items()]
     return "\n".join([f"**Left out**: {len(files):,} files", "", *lines])
 
@@ -134,21 +136,14 @@ def _captions(p: Params, captions: dict[str, dict[str, int]]) -> str:
 
 
 def _cut(lab: Lab, most: int | None) -> str:
-    """Prompts that are longer than what the text encoder reads."""
-    texts, length = list(dict.fromkeys(_prompts(lab))), _encoder_length(lab.params)
-    if not (cut := cut_prompts(base_tokenizer(lab.params), length, texts)):
+    """Prompts that are longer than what the text encoder reads, and those that become one another by it."""
+    texts = list(dict.fromkeys(text for some in asked_prompts(lab.params).values() for text in some))
+    tokenizer, length = base_tokenizer(lab.params), _encoder_length(lab.params)
+    if not (cut := cut_prompts(tokenizer, length, texts)):
         return f"**Prompts**: all {len(texts):,} are read whole."
-    return f"**Prompts**: {len(cut):,} of {len(texts):,} are cut to the first {length} tokens: {_some([repr(text) for text in cut], most)}."
-
-
-def _prompts(lab: Lab) -> Iterable[str]:
-    """What the model is asked with about these images."""
-    sp, captions = lab.params.sp, lab.params.attacks.caption or lab.params.extraction.prompts == "captions"
-    for domain in lab.domains:
-        yield from (domain.condition_prompt, domain.instance_prompt)
-        yield from (", ".join([t.text.format(name=domain.name), *([sp.suffix] if sp.suffix else [])]) for t in sp.templates)
-        for _, photos in _splits(domain) if captions else ():
-            yield from photos.captions
+    says = f"**Prompts**: {len(cut):,} of {len(texts):,} are cut to the first {length} tokens: {_some([repr(text) for text in cut], most)}."
+    same = [" = ".join(map(repr, group)) for group in prompts_made_same(tokenizer, length, texts)]
+    return says + (f" **Different prompts that the model cannot tell apart**: {_some(same, most)}." if same else "")
 
 
 def _encoder_length(p: Params) -> int:

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from s2llib.lab import Lab
-from s2llib.studies import ablations, audit, blackbox, extraction, mixsyn, priors, s2l, zero_prior
+from s2llib.studies import ablations, audit, blackbox, extraction, given, mixsyn, priors, s2l, zero_prior
 from s2llib.studies.plan import sp_set
 
-__all__ = ["NOTEBOOKS", "REFUSALS", "ablations", "audit", "blackbox", "extraction", "mixsyn", "priors", "s2l", "zero_prior"]
+__all__ = ["NOTEBOOKS", "REFUSALS", "ablations", "audit", "blackbox", "extraction", "given", "mixsyn", "priors", "s2l", "zero_prior"]
 
 
 def _specs(cells: Callable[[Lab], Iterable[tuple[Any, dict]]]) -> Callable[[Lab], list]:

@@ -17,13 +17,14 @@ from s2llib.compute.blackbox import captions, encoder, learnt, replies
 from s2llib.compute.models import folder, image_size, pipeline, training
 from s2llib.data.domain import Photos
 from s2llib.data.folders import check_captions
-from s2llib.data.worlds import auxiliary_images, known_names, private_pool
+from s2llib.data.reading import check_prompts
+from s2llib.data.worlds import auxiliary_images, private_pool, without_caption
 from s2llib.defenses.dp import check_epsilons
 from s2llib.lab import Lab
 from s2llib.metrics.blind import blind_scores, caption_features, image_features
 from s2llib.metrics.clip import retrieved
 from s2llib.models import encoders
-from s2llib.models.base import auxiliary_inputs
+from s2llib.models.base import auxiliary_inputs, base_tokenizer
 from s2llib.models.captioner import check_blip
 from s2llib.models.pipeline import base_folder
 from s2llib.params import ParamsError, Recipe, resolved
@@ -33,10 +34,11 @@ from s2llib.specs import Captioner, Captions, Learnt, Model, PrivateTune, Replie
 from s2llib.store import digest, folder_digest, number
 from s2llib.studies.extraction import has_judge, own_judge
 from s2llib.studies.plan import private_recipe
+from s2llib.studies.prompts import private_prompts, reworded
 
 __all__ = [
     "SCENARIOS", "Evidence", "Target", "by_encoder", "by_epochs", "by_queries", "by_sampling", "by_similarity", "by_size", "by_wording",
-    "check", "controls", "drawn", "private", "private_blind", "private_quality", "private_sets", "refusal", "reworded", "scenarios",
+    "check", "controls", "drawn", "private", "private_blind", "private_quality", "private_sets", "refusal", "scenarios",
     "shadows", "specs", "spent", "targets", "written",
 ]  # fmt: skip
 
@@ -93,14 +95,18 @@ def check(lab: Lab) -> None:
     p, world = lab.params.blackbox, lab.params.world
     check_epsilons(p.private.epsilons, p.private, p.members, "blackbox.private")
     if listed := p.folder or (world.folder if world.kind == "folder" else None):
-        check_captions(resolved(listed))
+        check_captions(resolved(listed), "blackbox.folder" if p.folder else "world.folder")
     if listed or world.kind != "portraits":  # portraits are drawn as many as are asked for
-        private_sets(lab)
+        texts, tokenizer = Photos.join(private_sets(lab)).captions, base_tokenizer(lab.params)
+        check_prompts(tokenizer, tokenizer.model_max_length, private_prompts(texts, p.wordings))
     if world.folders and not p.folder:
-        bare = {f"a photo of {name}" for name in known_names(world)}
-        if lacking := sum(text in bare for some in private_sets(lab) for text in some.captions):
+        bare = without_caption(world)
+        lacking = [path for some in private_sets(lab) for path in some.paths if path in bare]
+        if problem := next((bare[path] for path in lacking if bare[path]), ""):
+            raise ParamsError(f"blackbox: {problem}")
+        if lacking:
             raise ParamsError(
-                f"blackbox: {lacking} photographs have no caption of their own, which Attack-I and III need; put a .txt beside each."
+                f"blackbox: {len(lacking)} photographs have no caption of their own, which Attack-I and III need; put a .txt beside each."
             )
     for name, at in p.encoder_folders.items():
         encoders.check_encoder(name, at)
@@ -178,12 +184,6 @@ def prompts(lab: Lab, photos: Photos, way: str, wording: str | None = None) -> l
     """The captions that photographs are asked for by. way: `own`, or `written` by the captioner; wording: of blackbox.wordings."""
     texts = list(photos.captions) if way == "own" else written(lab, photos)
     return texts if wording is None else [reworded(text, lab.params.blackbox.wordings[wording]) for text in texts]
-
-
-def reworded(caption: str, template: str) -> str:
-    """A caption "a photo of NAME, and so on" in another wording: {name} is what follows "of", {rest} the other phrases."""
-    opening, comma, rest = caption.partition(",")
-    return template.format(name=opening.split(" of ", 1)[-1], rest=comma + rest)
 
 
 def auxiliary(lab: Lab) -> Photos | None:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from s2llib.attacks import configured
 from s2llib.compute.models import asked, image_size
 from s2llib.data.domain import MEMBER, NONMEMBER, Domain, Photos
-from s2llib.data.worlds import domain_names, public_photos
+from s2llib.data.reading import check_prompts
+from s2llib.data.worlds import check_used_captions, domain_names, public_photos
 from s2llib.finetune.knowledge import alias
 from s2llib.finetune.methods import METHODS, PRETRAINED
 from s2llib.finetune.methods import method as named
@@ -35,6 +36,7 @@ from s2llib.specs import (
     WeightNoise,
 )  # fmt: skip
 from s2llib.store import number
+from s2llib.studies.prompts import asked_prompts, caption_key
 
 __all__ = [
     "attack_settings", "cells", "check_asked", "check_other", "crowd", "domains_of", "fine_tuning_set", "generations",
@@ -61,6 +63,8 @@ def check(lab: Lab) -> None:
     ):
         for name in names:
             named(name, key)
+    if p.world.kind == "folder" and (key := caption_key(p)):
+        check_used_captions(p.world, key)
     _check_prompts(lab)
     check_asked(lab, [*p.finetune.methods, *p.attacks.sweep.methods, p.audit.method])
     if p.extraction.prompts == "captions":
@@ -78,6 +82,7 @@ def _check_prompts(lab: Lab) -> None:
         )
     extras = {f"finetune.{name}.extra": [recipe(lab, name).extra] for name in sorted(used)} | {"ablations.extra": p.ablations.extra}
     tokenizer = base_tokenizer(p)
+    check_prompts(tokenizer, tokenizer.model_max_length, asked_prompts(p))
     for key, values in extras.items():
         for extra in {min(values), max(values)}:
             for name in domain_names(p.world):
