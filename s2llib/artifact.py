@@ -22,7 +22,7 @@ from s2llib.data.domain import Domain, Photos
 from s2llib.lab import Lab
 from s2llib.store import file_digest
 
-__all__ = ["REGISTRY", "Artifact", "about", "artifact", "inputs", "key", "made", "scratch", "seconds"]
+__all__ = ["REGISTRY", "Artifact", "about", "artifact", "described", "inputs", "key", "made", "scratch", "seconds"]
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,6 @@ def _hamming(a: Tensor, b: Tensor) -> Tensor:
     return ((a > a.mean(-2, keepdim=True)) == (b > b.mean(-2, keepdim=True))).double().mean(-2)
 
 
-EVIDENCE_VERSION = 1  # raised when similarities or scores come out otherwise: they are not stored
-
 # name: similarity over the token axis of [..., tokens, channels]; higher is more alike
 MEASURES = {
     "cosine": _cosine,

@@ -35,7 +35,7 @@ def tune(lab: Lab, spec: Tune, folder: Path) -> None:
     (folder / "training.json").write_text(json.dumps(report))
 
 
-@artifact(PrivateTune, "privately_tuned", 1)
+@artifact(PrivateTune, "privately_tuned", 2)
 def tune_privately(lab: Lab, spec: PrivateTune, folder: Path) -> None:
     """A LoRA fine-tuned with DP-SGD, in float32."""
     pipeline = trained(lab, spec.base)

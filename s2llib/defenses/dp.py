@@ -16,9 +16,7 @@ from s2llib.models.hardware import is_out_of_memory
 from s2llib.params import ParamsError, PrivateLoRA
 from s2llib.progress import track
 
-__all__ = ["PRIVATE_VERSION", "check_epsilons", "noise_multiplier", "private_finetune", "spent_epsilon"]
-
-PRIVATE_VERSION = 1
+__all__ = ["check_epsilons", "noise_multiplier", "private_finetune", "spent_epsilon"]
 
 
 def check_epsilons(epsilons: list[float], recipe: PrivateLoRA, images: int, key: str) -> None:
@@ -71,8 +69,11 @@ def private_finetune(pipeline, recipe: PrivateLoRA, images: Photos, epsilon: flo
     """Train a LoRA on the UNet in place, each image with its caption, and protect every image by (epsilon, delta)-DP.
 
     In each step every image takes part with probability recipe.share; its gradient is the mean over recipe.draws draws of timestep and
-    noise, cut to norm recipe.clip; Gaussian noise of noise_multiplier x clip is added to the sum. Returns {"loss", "trainable",
-    "threads", "clip", "delta", "noise multiplier", "epsilon", "norms" (median norm of the gradients before they are cut, per step)}.
+    noise, cut to norm recipe.clip; Gaussian noise of noise_multiplier x clip is added to the sum. Adjacent sets are one with and one
+    without a photograph; how many there are counts as known. The noise is that of PyTorch's generator, which is no cryptographic one.
+
+    Returns {"trainable", "threads", "clip", "delta", "noise multiplier", "epsilon"}: neither losses nor gradients' norms, which are
+    computed from the photographs without noise, and would tell of them what the guarantee does not cover.
     """
     from opacus.grad_sample import GradSampleModule
     from opacus.optimizers import DPOptimizer
@@ -88,7 +89,7 @@ def private_finetune(pipeline, recipe: PrivateLoRA, images: Photos, epsilon: flo
         torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=0.0), noise_multiplier=noise, max_grad_norm=recipe.clip,
         expected_batch_size=max(1, round(recipe.share * len(images))), generator=_on(pipeline.unet.device, seed),
     )  # fmt: skip
-    losses, norms = [], []
+    losses = []
     for step in track(range(recipe.steps), what):
         draw = generator(seed, step, 2)
         which = (torch.rand(len(images), generator=draw) < recipe.share).nonzero()[:, 0].repeat_interleave(recipe.draws)
@@ -104,7 +105,6 @@ def private_finetune(pipeline, recipe: PrivateLoRA, images: Photos, epsilon: flo
             check_loss(losses, recipe.lr, what)
         for p in parameters:
             p.grad_sample = _per_image(p.grad_sample, p, recipe.draws)
-        norms.append(_norms(parameters).median().item() if len(which) else 0.0)
         optimizer.step()
     check_trained(parameters, recipe.lr, what)
     unet.remove_hooks()
@@ -114,8 +114,9 @@ def private_finetune(pipeline, recipe: PrivateLoRA, images: Photos, epsilon: flo
             if hasattr(p, name):
                 delattr(p, name)
     pipeline.unet.eval()
-    report = {"loss": losses, "trainable": sum(p.numel() for p in parameters), "threads": torch.get_num_threads(), "norms": norms}
-    return report | {
+    return {
+        "trainable": sum(p.numel() for p in parameters),
+        "threads": torch.get_num_threads(),
         "clip": recipe.clip,
         "delta": recipe.delta,
         "noise multiplier": noise,
@@ -150,8 +151,3 @@ def _per_image(samples: Tensor | None, p: Tensor, draws: int) -> Tensor:
     if samples is None:
         return torch.zeros(0, *p.shape, device=p.device)
     return samples.view(-1, draws, *p.shape).mean(1)
-
-
-def _norms(parameters: list[Tensor]) -> Tensor:
-    """[images] norms of the gradients over all parameters."""
-    return torch.stack([p.grad_sample.flatten(1).norm(dim=1) for p in parameters]).norm(dim=0)

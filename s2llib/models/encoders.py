@@ -44,7 +44,6 @@ HUB = {
 }
 # mean and standard deviation of the pixels that OpenAI trained CLIP on
 CLIP_MOMENTS = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-EVIDENCE_VERSION = 1  # raised when features come out otherwise: they are not stored
 BLOCK, KEPT = 8, 16  # blocks of the cosine transform, and how many of its coefficients
 
 

@@ -1,69 +1,74 @@
 """The report of an audit: the verdict and its grounds, what fine-tuning does to it, and one paragraph that claims no more than that."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from s2llib.attacks import TITLES
+from s2llib.compute.images import photos
+from s2llib.compute.models import image_size
 from s2llib.data.domain import MEMBER, NONMEMBER
-from s2llib.metrics.bootstrap import POOL_BELOW, Estimate
+from s2llib.finetune.methods import PRETRAINED
+from s2llib.lab import Lab
+from s2llib.metrics.images import Sample
 from s2llib.params import Params, Statistics
-from s2llib.report.extraction import BEYOND, FALSE, extraction_table
-from s2llib.report.membership import Paired, change, collect, estimate_row, level, membership_table, moved, printed_membership
+from s2llib.report.estimate import POOL_BELOW, REFERENCE, Entry, Least, Mean, estimated, family_note, measures, weighted
+from s2llib.report.extraction import FALSE, extraction_table, printed_extraction
+from s2llib.report.membership import blind_entries, change, level, moved, printed_membership, shown, unseen
 from s2llib.report.reading import what_was_read
-from s2llib.stages.audit import AFTER, DEFENDED, EVIDENCE, Verdict
-from s2llib.study import PRETRAINED, Study
+from s2llib.studies.audit import AFTER, DEFENDED, EVIDENCE, Verdict, extraction, models
+from s2llib.studies.plan import generations
 
 __all__ = [
-    "AUDIT_NOTE",
-    "BEYOND_BLIND",
-    "audit_extraction_table",
-    "audit_report",
-    "audit_table",
-    "conclusion",
-    "gallery",
-    "headline",
+    "BEYOND_BLIND", "audit_extraction_table", "audit_note", "audit_report", "audit_table", "conclusion", "gallery", "headline",
     "trials_line",
-]
+]  # fmt: skip
 
 BEYOND_BLIND = "AUC beyond blind"
-AUDIT_NOTE = (
-    "Value [95 % interval] (paired change against the model as it is [interval]); hierarchical bootstrap over domains, then images."
-    " TPR@1%FPR is computed on scores pooled over domains where a domain has fewer than 100 non-members, and left out where all together"
-    " have fewer. blind: a classifier on image features that never queries the model; AUC beyond blind: an attack's AUC less the"
-    " classifier's, which counts as at least 0.5, on the same resamples. An AUC"
-    " below 0.5 is leakage with the other sign, or another difference. Only the attack that was named beforehand has a say in the verdict."
-)
+
+
+def audit_note(table: pd.DataFrame) -> str:
+    """What stands under a table of an audit."""
+    alone = table["domains"].max() == 1
+    over = "Intervals are over images: one domain has nothing to say of others." if alone else "Intervals are over domains."
+    return (
+        f"Value [95 % interval] (paired change against the model as it is [interval]). {over} TPR@1%FPR is computed on scores pooled over"
+        " domains, standardised within each by those of generated images, where a domain has fewer than 100 non-members, and left out where"
+        " all together have fewer. blind: a classifier on image features that never queries the model; AUC beyond blind: the smaller of two"
+        " leads, an attack's AUC less 0.5 and less the classifier's on the same images. An AUC below 0.5 is leakage with the other sign, or"
+        f" another difference. Only the attack that was named beforehand has a say in the verdict. {family_note(table)}"
+    ).rstrip()
 
 
 def audit_table(scores: pd.DataFrame, blind: pd.DataFrame, p: Statistics) -> pd.DataFrame:
-    """Tidy iid AUC and TPR@1%FPR of every attack, on the model as it is and after what was done to it, with the blind baseline."""
-    blind = blind[(blind["against"] == NONMEMBER) & blind["domain"].isin(scores["domain"])]
-    rows = membership_table(scores[scores["split"].isin([MEMBER, NONMEMBER])], blind, p)
-    rows = rows[~rows["method"].str.startswith("largest change")].drop(columns=["paper", "mixsyn_table1"])
-    if len(scores[scores["split"] == NONMEMBER].groupby(["domain", "image"])) < POOL_BELOW:
-        rows = rows[rows["metric"] != "TPR@1%FPR"]
-    return pd.concat([rows, pd.DataFrame(_beyond_blind(scores, blind, p))], ignore_index=True)
+    """Tidy iid AUC and TPR@1%FPR of every attack, on the model as it is and after what was done to it, with the blind baseline.
 
-
-def _beyond_blind(scores: pd.DataFrame, blind: pd.DataFrame, p: Statistics) -> list[dict]:
-    """How much more an attack on the model as it is tells than a classifier that never asks it: the difference of their AUCs.
-
-    The classifier's counts as at least 0.5: one that does worse than guessing, by chance, must not lend the attack a lead.
+    AUC beyond blind: how much more an attack on the model as it is tells than guessing, and than the baseline: the smaller of the two.
     """
-    asked = scores[(scores["method"] == PRETRAINED) & scores["split"].isin([MEMBER, NONMEMBER])]
-    unasked = blind.assign(method="blind", seed=0)
-    unasked["image"] = unasked.groupby(["domain", "split"]).cumcount()
-    rows = []
-    for attack, part in asked.groupby("attack", sort=False):
-        paired = Paired(collect(part) | collect(unasked), NONMEMBER, p)
-        domains = paired.domains(PRETRAINED)
-        theirs, without = (paired.estimates(method, domains, ("auc",))["auc"] for method in (PRETRAINED, "blind"))
-        names = {"method": PRETRAINED, "attack": attack, "protocol": "iid", "metric": BEYOND_BLIND}
-        chance = Estimate(max(without.value, 0.5), np.maximum(without.replicates, 0.5))
-        rows.append(names | estimate_row(theirs - chance, None, p.level) | {"domains": len(domains), "seeds": "1"})
-    return rows
+    blind = blind[(blind["against"] == NONMEMBER) & blind["domain"].isin(scores["domain"])]
+    scores = scores[scores["split"].isin([MEMBER, NONMEMBER, REFERENCE])]
+    few = len(scores[scores["split"] == NONMEMBER].groupby(["domain", "image"])) < POOL_BELOW
+    (unasked,) = blind_entries(blind)
+    entries, leads = [], []
+    for attack, part in scores.groupby("attack", sort=False):
+        found = measures(part, metrics=["auc"] if few else ["auc", "tpr"])
+        for method, each in found.items():
+            for metric, measure in each.items():
+                labels = {"method": method, "attack": attack, "protocol": "iid", "metric": metric}
+                entries.append(Entry(labels, measure, None if method == PRETRAINED else found[PRETRAINED][metric]))
+        lead = _lead(found[PRETRAINED]["AUC"], unasked.measure)
+        leads.append(Entry({"method": PRETRAINED, "attack": attack, "protocol": "iid", "metric": BEYOND_BLIND}, lead))
+    return estimated([*entries, unasked, *leads], p)
+
+
+def _lead(attack: Mean, blind: Mean) -> Least:
+    """Over guessing, and over a classifier that never asks the model: one that does worse than guessing lends the attack no lead."""
+    half = Mean(dict.fromkeys(attack.grid, np.array([0.5])), lambda _: Sample(0.5, {}))
+    over_half = replace(weighted([attack, half], [1, -1]), bounds=(-0.5, 0.5), unit=attack.unit)
+    return Least(over_half, weighted([attack, blind], [1, -1]))
 
 
 def audit_extraction_table(found: pd.DataFrame, p: Params) -> pd.DataFrame:
@@ -72,22 +77,21 @@ def audit_extraction_table(found: pd.DataFrame, p: Params) -> pd.DataFrame:
     return table[~table["method"].str.startswith("best: ")].drop(columns="paper")
 
 
-def gallery(study: Study, rows: int = 4) -> dict[str, Tensor]:
+def gallery(lab: Lab, rows: int = 4) -> dict[str, Tensor]:
     """{label: [suspected image, the nearest that the model generated, the nearest after S2L]} of the closest matches."""
-    before = pd.concat([study.extracted(domain, PRETRAINED) for domain in study.audit_domains])
-    closest = before[before["split"] == MEMBER].nsmallest(rows, "distance")
-    domains, row = {domain.name: domain for domain in study.audit_domains}, study.audit_rows()[0]
-    shown = {}
-    for match in closest.itertuples():
-        domain, seed = domains[match.domain], study.params.finetune.seeds[0]
-        after = study.extracted(domain, row.method, seed)
-        after = after[(after["split"] == MEMBER) & (after["image"] == match.image)].iloc[0]
-        drawn = study.generations(domain), study.generations(domain, row.method, seed)
-        chosen = [domain.splits[MEMBER][match.image : match.image + 1]]
-        chosen += [photos[i : i + 1] for photos, i in zip(drawn, (match.nearest, int(after["nearest"])), strict=True)]
-        label = f"{match.domain} {match.image}\nRMS {match.distance:.3f}, {after['distance']:.3f}"
-        shown[label] = torch.cat([photos.pixels(study.image_size) for photos in chosen])
-    return shown
+    near = extraction(lab)
+    near, asked = near[near["split"] == MEMBER], {(labels["domain"], labels["method"]): each for *each, labels in models(lab)}
+    after = near[near["method"] == AFTER].set_index(["domain", "image"])
+    found = {}
+    for match in near[near["method"] == PRETRAINED].nsmallest(rows, "distance").itertuples():
+        later = after.loc[(match.domain, match.image)]
+        chosen = [asked[match.domain, PRETRAINED][1].splits[MEMBER][match.image : match.image + 1]]
+        for method, nearest in ((PRETRAINED, match.nearest), (AFTER, int(later["nearest"]))):
+            model, domain = asked[match.domain, method]
+            chosen.append(photos(lab, generations(lab, domain, model))[nearest : nearest + 1])
+        label = f"{match.domain} {match.image}\nRMS {match.distance:.3f}, {later['distance']:.3f}"
+        found[label] = torch.cat([some.pixels(image_size(lab, lab.base)) for some in chosen])
+    return found
 
 
 def _row(table: pd.DataFrame, method: str, attack: str, metric: str = "AUC") -> pd.Series:
@@ -96,10 +100,10 @@ def _row(table: pd.DataFrame, method: str, attack: str, metric: str = "AUC") -> 
 
 def _grounds(found: Verdict, table: pd.DataFrame) -> str:
     auc = _row(table, PRETRAINED, found.attack)
-    people = "domain" if found.domains == 1 else f"{found.domains} domains"
+    people, over = ("domain", " (interval over its images)") if found.domains == 1 else (f"{found.domains} domains", "")
     return (
         f"{TITLES[found.attack]}, the attack named beforehand, gives {found.members} suspected images against {found.nonmembers}"
-        f" non-members of the same {people} an AUC of {level(auc)}; a one-sided permutation test within domains gives"
+        f" non-members of the same {people} an AUC of {level(auc)}{over}; a one-sided permutation test within domains gives"
         f" p = {found.p:.2g} at a level of {found.level:g}."
     )
 
@@ -110,7 +114,7 @@ def _separates(table: pd.DataFrame) -> bool:
 
 
 def _is_beyond_blind(found: Verdict, table: pd.DataFrame) -> bool:
-    """Whether the attack tells more than such a classifier, beyond the interval of the difference."""
+    """Whether the attack tells more than such a classifier, and than guessing, beyond the interval of the smaller lead."""
     return _row(table, PRETRAINED, found.attack, BEYOND_BLIND)["low"] > 0
 
 
@@ -142,9 +146,10 @@ def _limits(found: Verdict, table: pd.DataFrame) -> str:
         says = f"This speaks of the images as a whole, not of any one of them: {_single_images(found, table)}."
         if _carries_over(found, table):
             return says
-        why = "One domain has" if found.domains == 1 else "The AUC's interval, which is over domains too, holds 0.5: it has"
+        why = "One domain has" if found.domains == 1 else "The AUC's interval, which is over domains, holds 0.5: it has"
         return f"{says} {why} nothing to say of others."
-    return f"That is no proof of absence: with so many images an AUC of up to {auc['high']:.3f} remains possible."
+    many = "images" if found.domains == 1 else "domains"
+    return f"That is no proof of absence: with so many {many} an AUC of up to {auc['high']:.3f} remains possible."
 
 
 def _single_images(found: Verdict, table: pd.DataFrame) -> str:
@@ -161,7 +166,7 @@ def _blind(found: Verdict, table: pd.DataFrame) -> str:
     blind = level(_row(table, "no model", "blind"))
     if not _separates(table):
         who = "A classifier on simple image features that never asks the model"
-        says = f"{who} does not tell them apart beyond its interval (blind AUC {blind})"
+        says = f"{who} is not shown to tell them apart (blind AUC {blind})"
         if found.says != EVIDENCE:
             return f"{says}; differences up to that interval's end, and such that it cannot see, are not excluded."
         lead = level(_row(table, PRETRAINED, found.attack, BEYOND_BLIND), "+.3f")
@@ -179,10 +184,10 @@ def _blind(found: Verdict, table: pd.DataFrame) -> str:
 
 
 def _extracted(table: pd.DataFrame) -> str:
-    count, false, beyond = (_row(table, PRETRAINED, "extraction", metric) for metric in ("DE", FALSE, BEYOND))
+    count, false = (_row(table, PRETRAINED, "extraction", metric) for metric in ("DE", FALSE))
     if count["value"] == 0:
         return f"Of {int(count['images'])} images that the model generates for a domain, none matches a suspected image."
-    says = "more than" if beyond["low"] > 0 else "not clearly more than"
+    says = "more than" if shown(count, of="_chance") and count["delta_chance"] > 0 else "not shown to be more than"
     return (
         f"Of {int(count['images'])} images that the model generates for a domain, some match {level(count, '.2f')} suspected images,"
         f" {says} the {level(false, '.2f')} non-members that are matched by chance."
@@ -193,14 +198,16 @@ def _changed(found: Verdict, table: pd.DataFrame) -> str:
     parts = []
     for method in (AFTER, DEFENDED):
         row = _row(table, method, found.attack)
-        parts.append(f"{method} it {moved(row)} ({change(row)})")
+        says = f"it {moved(row)} ({change(row)})" if shown(row) else f"{moved(row)} ({change(row)}){unseen([row['smallest_visible']])}"
+        parts.append(f"{method} {says}")
     domains = int(_row(table, AFTER, found.attack)["domains"])
-    return f"On {domains} domain{'' if domains == 1 else 's'} the AUC was measured again: {'; '.join(parts)}."
+    on = "On 1 domain (intervals over its images)" if domains == 1 else f"On {domains} domains"
+    return f"{on} the AUC was measured again: {'; '.join(parts)}."
 
 
-def conclusion(found: Verdict, table: pd.DataFrame, changes: pd.DataFrame, extraction: pd.DataFrame) -> str:
+def conclusion(found: Verdict, table: pd.DataFrame, changes: pd.DataFrame, matched: pd.DataFrame) -> str:
     """The audit in one paragraph of Markdown. table: of the model as it is; changes: on the domains where it was fine-tuned."""
-    sentences = [_grounds(found, table), _limits(found, table), _blind(found, table), _extracted(extraction), _changed(found, changes)]
+    sentences = [_grounds(found, table), _limits(found, table), _blind(found, table), _extracted(matched), _changed(found, changes)]
     return f"**{headline(found, table)}.** {' '.join(sentences)}"
 
 
@@ -216,25 +223,24 @@ def trials_line(seen: pd.DataFrame, unseen: pd.DataFrame, attack: str, stranger:
     )
 
 
-def audit_report(study: Study, text: str, table: pd.DataFrame, changes: pd.DataFrame, extraction: pd.DataFrame) -> str:
+def audit_report(lab: Lab, text: str, table: pd.DataFrame, changes: pd.DataFrame, matched: pd.DataFrame) -> str:
     """The whole audit as one Markdown page: conclusion, tables, gallery, and what it rests on."""
-    from s2llib.report.extraction import printed_extraction
-
-    p = study.params
+    p = lab.params
     parts = [
-        f"# Audit of {study.base_name}",
+        f"# Audit of {lab.base_name}",
         text,
         "## Membership inference",
         printed_membership(table).reset_index().to_markdown(index=False),
+        audit_note(table),
         "## Before and after",
         f"Fine-tuned on self-generated images ({p.audit.method}), and on MixSyn's mix of clean and perturbed ones ({p.audit.defense}).",
         printed_membership(changes).reset_index().to_markdown(index=False),
-        AUDIT_NOTE,
+        audit_note(changes),
         "## What comes out",
-        printed_extraction(extraction).reset_index().to_markdown(index=False),
+        printed_extraction(matched).reset_index().to_markdown(index=False),
         "![closest matches](audit_gallery.png)",
         "The closest matches: suspected image, the nearest that the model generated, the nearest after S2L.",
         "## What was read",
-        what_was_read(study, most=None),
+        what_was_read(lab, most=None),
     ]
     return "\n\n".join(parts) + "\n"

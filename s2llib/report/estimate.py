@@ -12,7 +12,7 @@ import pandas as pd
 
 from s2llib.data.domain import MEMBER, NONMEMBER
 from s2llib.metrics.images import Sample, auc_sample, combined, image_bootstrap, mean_sample, over_images
-from s2llib.metrics.intervals import ANY, SAME, Estimate, cluster_bootstrap, interval, pooled_tpr, standardised
+from s2llib.metrics.intervals import ANY, SAME, Estimate, cluster_bootstrap, interval, least, pooled_tpr, standardised
 from s2llib.metrics.multiplicity import p_adjusted
 from s2llib.metrics.roc import tpr_at_fpr
 from s2llib.params import Statistics
@@ -21,8 +21,11 @@ __all__ = [
     "POOL_BELOW",
     "REFERENCE",
     "Entry",
+    "Least",
     "Mean",
+    "Photographs",
     "Pooled",
+    "Resampled",
     "auc",
     "change",
     "collect",
@@ -124,19 +127,69 @@ class Pooled:
         return image_bootstrap(statistic, sides[0][1].shape[1], sides[0][2].shape[1], level=level, null=null)
 
 
-Measure = Mean | Pooled
+ONCE = "photographs, models trained once"
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """A quantity of models that were trained once, which speaks of the photographs that they were asked about.
+
+    sample: named by the sets of photographs that it is of; bounds: what it can be; unit: how far it goes with one photograph alone.
+    """
+
+    sample: Sample
+    bounds: tuple[float, float] = ANY
+    unit: float | None = None
+
+    def by_domain(self) -> None:
+        """Photographs are the unit, not domains."""
+
+    def estimate(self, level: float, null: float | None = None) -> Estimate:
+        return over_images(self.sample, level, null=null, bounds=self.bounds, unit=self.unit, of=ONCE)
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """As `Photographs`, of a statistic that has no influences, such as a rate at a threshold; statistic, sizes: of `image_bootstrap`."""
+
+    statistic: Callable[..., np.ndarray]
+    sizes: tuple[int, ...]
+
+    def estimate(self, level: float, null: float | None = None) -> Estimate:
+        return image_bootstrap(self.statistic, *self.sizes, level=level, null=null, of=ONCE)
+
+
+@dataclass(frozen=True)
+class Least:
+    """The smaller of two quantities: its interval is above zero only where both are (`intervals.least`)."""
+
+    first: Mean
+    second: Mean
+
+    def estimate(self, level: float, null: float | None = None) -> Estimate:
+        return least(self.first.estimate(level), self.second.estimate(level))
+
+
+Measure = Mean | Pooled | Photographs | Resampled | Least
 
 
 def weighted(measures: Sequence[Measure], weights: Sequence[float]) -> Measure:
     """The weighted sum of measures on the domains that all of them have: a change (1, -1), a difference of changes, a trend."""
+    if isinstance(measures[0], Photographs):
+        return Photographs(combined([each.sample for each in measures], weights), ANY, _unit(measures, weights))
     common = [name for name in measures[0].domains if all(name in each.domains for each in measures)]
     chosen = [each.on(common) for each in measures]
     if isinstance(chosen[0], Pooled):
         parts = tuple((w * weight, m, n) for each, weight in zip(chosen, weights, strict=True) for w, m, n in each.parts)
         return Pooled(parts, ANY)
     grid = {name: _sum([each.grid[name] for each in chosen], weights) for name in common}
-    units = [None if each.unit is None else abs(weight) * each.unit for each, weight in zip(chosen, weights, strict=True)]
-    return Mean(grid, lambda name: combined([each.sample(name) for each in chosen], weights), ANY, None if None in units else max(units))
+    return Mean(grid, lambda name: combined([each.sample(name) for each in chosen], weights), ANY, _unit(chosen, weights))
+
+
+def _unit(measures: Sequence[Measure], weights: Sequence[float]) -> float | None:
+    """What one image changes at most; None where that is not known."""
+    units = [None if each.unit is None else abs(weight) * each.unit for each, weight in zip(measures, weights, strict=True)]
+    return None if None in units else max(units)
 
 
 def _sum(values: list[np.ndarray], weights: Sequence[float]) -> np.ndarray:
@@ -260,8 +313,7 @@ def estimated(entries: Iterable[Entry], p: Statistics) -> pd.DataFrame:
         if entry.before is None and entry.null is not None:
             row |= {"p": level.p, "p_adjusted": np.nan, "smallest_visible": level.visible()}
             tests[""].append((len(rows), level.p, entry.measure.by_domain()))
-        domains = entry.measure.domains
-        rows.append(row | {"domains": len(domains), "seeds": _seeds(entry.measure), "interval": level.method})
+        rows.append(row | _counts(entry.measure) | {"interval": level.method})
     table = pd.DataFrame(rows)
     last = [*(name for of in tests for name in _columns(of)), "domains", "seeds", "interval"]
     table = table.reindex(columns=[*(name for name in table if name not in last), *last])  # changes too where there are none
@@ -291,7 +343,15 @@ def _adjust(table: pd.DataFrame, tests: list[tuple], p: Statistics, column: str)
     return said
 
 
-def _seeds(measure: Measure) -> str:
+def _counts(measure: Measure) -> dict:
+    """Columns `domains` and `seeds`; nothing of models that were trained once, whose photographs are in the labels."""
+    if isinstance(measure, Photographs | Resampled):
+        return {}
+    mean = measure.first if isinstance(measure, Least) else measure
+    return {"domains": len(mean.domains), "seeds": _seeds(mean)}
+
+
+def _seeds(measure: Mean | Pooled) -> str:
     """Fine-tuning seeds: "2", or "2 on 10 domains, 1 on 30"."""
     counts = [len(each) for each in (measure.grid if isinstance(measure, Mean) else measure.parts[0][1]).values()]
     every = sorted(set(counts), reverse=True)
@@ -300,19 +360,25 @@ def _seeds(measure: Measure) -> str:
     return ", ".join(f"{n} on {counts.count(n)}{' domains' if n == every[0] else ''}" for n in every)
 
 
-def family_note(table: pd.DataFrame) -> str:
-    """What stands under a table of changes: how p was adjusted, what could have been seen, what is excluded."""
-    sentences = []
+def family_note(table: pd.DataFrame, null: str = "") -> str:
+    """What stands under a table of changes: how p was adjusted, what could have been seen, what is excluded.
+
+    null: what values themselves were tested against, in a table that has no changes.
+    """
+    sentences, what = [], f"distance from {null}" if null else "change"
     for metric, how in table.attrs.get("families", {}).items():
         part = table[(table["metric"] == metric) & table["p_adjusted"].notna()] if "metric" in table else table[table["p_adjusted"].notna()]
         if part.empty:
             continue
         moved = part[["delta_low", "delta_high"]] if "delta_low" in part and part["delta_low"].notna().any() else part[["low", "high"]]
         seen, (low, high) = part["smallest_visible"].dropna(), (moved.iloc[:, 0].min(), moved.iloc[:, 1].max())
+        form = ".3f" if np.nanmax([abs(low), abs(high), *seen, 0.0]) >= 0.01 else ".2g"
+        visible = f"Smallest {what} that could have been shown (80 % power): {span(seen, form)}"
+        ends = f"Values below {low:{form}} and above {high:{form}}" if null else f"Changes below {low:+{form}} and above {high:+{form}}"
         sentences.append(
-            f"{metric}: p adjusted by {how}."
-            + (f" Smallest change that could have been shown (80 % power): {span(seen)}." if len(seen) else " In none is any spread seen.")
-            + (f" Changes below {low:+.3f} and above {high:+.3f} are excluded by every interval." if pd.notna(low) else "")
+            f"{metric}: p{null and f' (against {null})'} adjusted by {how.replace('change', 'test') if null else how}."
+            f" {visible if len(seen) else 'In none is any spread seen'}."
+            + (f" {ends} are excluded by every interval." if pd.notna(low) else "")
         )
     return " ".join(sentences)
 

@@ -111,9 +111,9 @@ def level(row: pd.Series, form: str = ".3f") -> str:
     return f"{row['value']:{form}} {_ends(row['low'], row['high'], form)}"
 
 
-def change(row: pd.Series, form: str = "+.3f") -> str:
-    """The change against the pre-trained model with its interval."""
-    return f"{row['delta']:{form}} {_ends(row['delta_low'], row['delta_high'], form)}"
+def change(row: pd.Series, form: str = "+.3f", of: str = "") -> str:
+    """The change against the pre-trained model with its interval; of: `_NAME`: against another model of that name."""
+    return f"{row[f'delta{of}']:{form}} {_ends(row[f'delta{of}_low'], row[f'delta{of}_high'], form)}"
 
 
 def _ends(low: float, high: float, form: str) -> str:

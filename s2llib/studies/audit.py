@@ -23,8 +23,8 @@ from s2llib.studies.mixsyn import Row, row_model, setting_row
 from s2llib.studies.plan import scoring, search
 
 __all__ = [
-    "AFTER", "DEFENDED", "EVIDENCE", "NO_EVIDENCE", "Verdict", "audit_domains", "audit_rows", "changes", "check", "extraction", "no_trials",
-    "refusal", "scores", "stranger", "trials", "verdict", "verdict_of",
+    "AFTER", "DEFENDED", "EVIDENCE", "NO_EVIDENCE", "Verdict", "audit_domains", "audit_rows", "changes", "check", "extraction", "models",
+    "no_trials", "refusal", "scores", "stranger", "trials", "verdict", "verdict_of",
 ]  # fmt: skip
 
 AFTER, DEFENDED = "after S2L", "after S2L on MixSyn's set"
@@ -141,7 +141,8 @@ def verdict(lab: Lab) -> Verdict:
 # before and after
 
 
-def _models(lab: Lab) -> Iterator[tuple[Model, Domain, dict]]:
+def models(lab: Lab) -> Iterator[tuple[Model, Domain, dict]]:
+    """The model as it is and after each of `audit_rows`, with labels."""
     for row in [Row(PRETRAINED, PRETRAINED), *audit_rows(lab)]:
         for domain in audit_domains(lab):
             labels = {"domain": domain.name, "method": row.title, "seed": 0 if row.method == PRETRAINED else lab.params.finetune.seeds[0]}
@@ -150,7 +151,7 @@ def _models(lab: Lab) -> Iterator[tuple[Model, Domain, dict]]:
 
 def change_cells(lab: Lab) -> Iterator[Cell]:
     """The model as it is and after each of `audit_rows`, scored."""
-    return ((scoring(lab, domain, model), labels) for model, domain, labels in _models(lab))
+    return ((scoring(lab, domain, model), labels) for model, domain, labels in models(lab))
 
 
 def changes(lab: Lab) -> pd.DataFrame:
@@ -160,7 +161,7 @@ def changes(lab: Lab) -> pd.DataFrame:
 
 def extraction_cells(lab: Lab) -> Iterator[Cell]:
     """The model as it is and after each of `audit_rows`, searched for photographs."""
-    return ((search(lab, domain, model), labels) for model, domain, labels in _models(lab))
+    return ((search(lab, domain, model), labels) for model, domain, labels in models(lab))
 
 
 def extraction(lab: Lab) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from s2llib.artifact import key
+from s2llib.artifact import described, key
 from s2llib.attacks import setting
 from s2llib.attacks.blackbox import AGGREGATES, MEASURES, MODELS, similarity
 from s2llib.compute.blackbox import captions, encoder, learnt, replies
@@ -402,7 +402,7 @@ def private_models(lab: Lab) -> dict[str, list[Target]]:
 
 def privately(lab: Lab, photos: Photos, how: Recipe, epsilon: float | None) -> PrivateTune:
     """A model fine-tuned with DP-SGD; its noise is its own, for every guarantee and every set of photographs."""
-    content = digest([[str(path.name) for path in photos.paths], list(photos.captions)])
+    content = digest(described(lab, photos))
     return PrivateTune(lab.base, how, photos, epsilon, number(f"private/{lab.params.seed}/{epsilon}/{content}"))
 
 

@@ -42,14 +42,15 @@ def models(lab: Lab) -> list[Model]:
 
 
 def finetuned(lab: Lab) -> pd.DataFrame:
-    """Every fine-tuned model of the grid: domain, method, seed, trainable parameters, seconds, threads, loss (a list, per step)."""
+    """Every fine-tuned model of the grid: domain, method, seed, trainable parameters, seconds, threads, loss (a list, per step; empty where
+    none is written: of DP-SGD)."""
     grid = list(zip(models(lab), (cell for cell in cells(lab) if cell[1] != PRETRAINED), strict=True))
     run(lab, [model for model, _ in grid], "fine-tuning")
     rows = []
     for model, (domain, method, seed) in track(grid, "fine-tuning"):
         report = training(lab, model)
         cell = {"domain": domain.name, "method": method, "seed": seed, "seconds": seconds(lab, model)}
-        rows.append(cell | {"trainable": report["trainable"], "loss": report["loss"], "threads": report.get("threads")})
+        rows.append(cell | {"trainable": report["trainable"], "loss": report.get("loss", []), "threads": report.get("threads")})
     return pd.DataFrame(rows)
 
 
