@@ -198,7 +198,10 @@ Images: TypeAlias = ImageSet | Photos
 
 @dataclass(frozen=True)
 class Soundness:
-    """That a model which somebody else made does what its files say, tried on a few photographs. where: how a sentence that names it begins."""
+    """That a model which somebody else made does what its files say, tried on a few photographs.
+
+    where: how a sentence that names it begins.
+    """
 
     model: Base
     photos: Photos

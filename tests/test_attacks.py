@@ -2,14 +2,20 @@
 
 import json
 import math
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from s2llib import Lab, attacks
 from s2llib.attacks import ATTACKS
 from s2llib.models.denoiser import Denoiser
+from s2llib.params import ParamsError
+from s2llib.report.membership import membership_table, printed_membership
+from s2llib.studies import s2l
 
 N = 3
 
@@ -205,3 +211,32 @@ def test_attacks_share_their_first_evaluation(setting):
     assert denoiser.evaluations == N * (16 + 1 + 1)
     ATTACKS["pia"].score(denoiser, z0.clone(), c, t=100)
     assert denoiser.evaluations == N * (16 + 1 + 1 + 2), "other latents have a start of their own"
+
+
+@pytest.fixture
+def another_attack(tmp_path, monkeypatch):
+    """The attack that CONTRIBUTING.md shows, in a file of its own."""
+    page = (Path(__file__).resolve().parent.parent / "CONTRIBUTING.md").read_text()
+    (source,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "attacks").mkdir()
+    (tmp_path / "attacks" / "mean_norm.py").write_text(source)
+    monkeypatch.setattr(attacks, "__path__", [*attacks.__path__, str(tmp_path / "attacks")])
+    attacks.load()
+    yield "mean_norm"
+    for table in (attacks.ATTACKS, attacks.TITLES):
+        table.pop("mean_norm")
+
+
+def test_an_attack_of_one_file_is_found_scored_and_reported(another_attack, setting, pipeline_folder, tmp_path):
+    denoiser, z0, c = setting
+    expected = sum(ATTACKS["sima"].score(denoiser, z0, c, t=t) for t in (30, 60)) / 2
+    assert torch.equal(ATTACKS[another_attack].score(denoiser, z0, c, timesteps=[30, 60]), expected)
+    changed = {"base.path": str(pipeline_folder), "finetune.methods": ["lora"], "attacks.names": ["secmi", "pia", another_attack]}
+    changed |= {f"attacks.{another_attack}": {"timesteps": [30, 60]}, "audit.attack": "pia", "world.domains": 1}
+    lab = Lab.open("tiny", changed, root=tmp_path / "artifacts")
+    scores = s2l.membership(lab, ["pretrained"])
+    assert scores.loc[scores["attack"] == another_attack, "evaluations"].unique().tolist() == [2]
+    table = membership_table(scores, s2l.blind(lab), lab.params.statistics)
+    assert "mean norm" in printed_membership(table).columns
+    with pytest.raises(ParamsError, match=r"attacks.mean_norm.timestep is not a known key; known here: timesteps"):
+        Lab.open("tiny", changed | {f"attacks.{another_attack}": {"timestep": 3}})

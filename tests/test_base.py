@@ -8,7 +8,7 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors import safe_open
 
-from s2llib import Study
+from s2llib import Lab
 from s2llib.models import mini
 from s2llib.report.base import base_metrics
 from s2llib.store import folder_digest
@@ -21,7 +21,7 @@ EVERY = pytest.mark.parametrize("folder", [MODELS / name for name in NAMES], ids
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    return Study.from_profile("lab", {"world.domains": 4}, root=tmp_path_factory.mktemp("lab"))
+    return Lab.open("lab", {"world.domains": 4}, root=tmp_path_factory.mktemp("lab"))
 
 
 def size(folder):

@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from s2llib import ParamsError, Study
+from s2llib import Lab, ParamsError
+from s2llib.artifact import REGISTRY, key
 from s2llib.attacks import ATTACKS
 from s2llib.data.domain import Domain, Photos
 from s2llib.defenses.perturbation import aspl
@@ -22,6 +23,7 @@ from s2llib.models.hardware import halved, prepare, use_attention
 from s2llib.models.pipeline import load_pipeline
 from s2llib.params import Hardware, LoRA
 from s2llib.params import Surrogate as Settings
+from s2llib.studies import plan
 
 ADA = Domain("ada abeck", {}, "")
 CPU = torch.device("cpu")
@@ -53,32 +55,31 @@ def adapters(pipeline):
 
 @pytest.fixture
 def tiny(pipeline_folder, tmp_path):
-    return Study.from_profile("tiny", {"base.path": str(pipeline_folder)}, root=tmp_path / "artifacts")
+    return Lab.open("tiny", {"base.path": str(pipeline_folder)}, root=tmp_path / "artifacts")
 
 
-def keys(study):
-    domain = study.domains[0]
-    return [study._sp_inputs(domain), study._finetune_inputs(domain, "lora", 0), study._perturbed_inputs(domain, "adversarial")]
+def keys(lab):
+    domain = lab.domains[0]
+    return [key(lab, spec) for spec in (plan.sp_set(lab, domain), plan.tuned(lab, domain, "lora"), plan.perturbed_set(lab, domain))]
 
 
 def test_the_default_machine_leaves_every_key_as_it_was(tiny):
-    assert tiny._machine("precision", "optimizer") == tiny._device.type
-    assert keys(tiny) == keys(tiny.variant({"hardware.offload": True, "hardware.checkpointing": True, "hardware.workers": 3}))
+    assert tiny.machine("precision", "optimizer") == tiny.device.type
+    assert keys(tiny) == keys(tiny.at({"hardware.offload": True, "hardware.checkpointing": True, "hardware.workers": 3}))
 
 
 @pytest.mark.parametrize(
     ("name", "value", "changes"), [("precision", "bfloat16", 3), ("attention", "math", 3), ("optimizer", "adamw8bit", 2)]
 )
 def test_what_rounds_otherwise_enters_the_keys_it_concerns(tiny, name, value, changes):
-    other = tiny.variant({f"hardware.{name}": value})
+    other = tiny.at({f"hardware.{name}": value})
     assert sum(a != b for a, b in zip(keys(tiny), keys(other), strict=True)) == changes
 
 
 def test_attacks_on_the_base_are_the_same_artifact_in_every_precision(tiny):
-    other = tiny.variant({"hardware.precision": "bfloat16"})
-    scores = tiny.scores(tiny.domains[0], "pretrained")
-    other._score = lambda *_: pytest.fail("scored again")
-    assert other.scores(tiny.domains[0], "pretrained").equals(scores)
+    other, spec = tiny.at({"hardware.precision": "bfloat16"}), plan.scoring(tiny, tiny.domains[0], tiny.base, shifted=False)
+    assert key(other, spec) == key(tiny, spec)
+    assert not REGISTRY[type(spec)].rounds
 
 
 # precision
@@ -124,10 +125,10 @@ def test_attacks_are_in_float32_in_every_precision(pipeline):
     z0 = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     exact, half = Denoiser(pipeline), Denoiser(pipeline, precision="bfloat16")
     c = exact.prompts(["a photo of ada abeck"])
-    assert ATTACKS["secmi"](half, z0, c, k=10, t=20).equal(ATTACKS["secmi"](exact, z0, c, k=10, t=20))
+    assert ATTACKS["secmi"].score(half, z0, c, k=10, t=20).equal(ATTACKS["secmi"].score(exact, z0, c, k=10, t=20))
     t = torch.full((2,), 100)
-    assert not half.predict(z0, t, c.expand(2, -1, -1)).equal(exact.predict(z0, t, c.expand(2, -1, -1)))
-    assert half.predict(z0, t, c.expand(2, -1, -1)).dtype == torch.float32
+    assert not half.predict(z0, t, c.expand(2)).equal(exact.predict(z0, t, c.expand(2)))
+    assert half.predict(z0, t, c.expand(2)).dtype == torch.float32
 
 
 def test_generation_and_perturbation_run_in_bfloat16_and_stay_close(pipeline_folder):
@@ -177,7 +178,7 @@ def test_an_optimizer_that_is_not_installed_is_one_sentence(monkeypatch, tmp_pat
     with pytest.raises(
         ParamsError, match=r"hardware.optimizer is 'adamw8bit' but bitsandbytes cannot be imported .*pip install bitsandbytes"
     ):
-        Study.from_profile("tiny", {"hardware.optimizer": "adamw8bit"}, root=tmp_path)
+        Lab.open("tiny", {"hardware.optimizer": "adamw8bit"}, root=tmp_path)
 
 
 def test_the_8_bit_optimizer_is_that_of_bitsandbytes_and_leaves_no_checkpoint(monkeypatch, tmp_path):
@@ -211,11 +212,11 @@ class Narrow(torch.nn.Module):
         super().__init__()
         self.unet, self.most, self.config, self.device, self.seen = unet, most, unet.config, unet.device, []
 
-    def forward(self, z, *more):
+    def forward(self, z, *more, **named):
         self.seen.append(len(z))
         if len(z) > self.most:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return self.unet(z, *more)
+        return self.unet(z, *more, **named)
 
 
 def test_the_batch_is_halved_until_it_fits_and_scores_stay_the_same(pipeline):
@@ -226,7 +227,7 @@ def test_the_batch_is_halved_until_it_fits_and_scores_stay_the_same(pipeline):
     c = wide.prompts(["a photo of ada abeck"])
     small = SimpleNamespace(unet=Narrow(pipeline.unet, 2), scheduler=pipeline.scheduler, text_encoder=None)
     narrow = Denoiser(small, batch=64)
-    torch.testing.assert_close(ATTACKS["pia"](narrow, z0, c, t=100), ATTACKS["pia"](wide, z0, c, t=100), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(ATTACKS["pia"].score(narrow, z0, c, t=100), ATTACKS["pia"].score(wide, z0, c, t=100), rtol=1e-3, atol=1e-6)
     assert narrow.batch == 1
     assert narrow.evaluations == wide.evaluations == 12
     assert small.unet.seen.count(6) == 1, "what did not fit once is not tried again"

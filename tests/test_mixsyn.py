@@ -887,7 +887,7 @@ def test_without_a_clip_model_quality_is_refused_before_anything_is_made(pipelin
         ParamsError, match=r"mixsyn.clip names no CLIP model and .* has none in clip/, which CLIP-R precision needs; set it"
     ):
         mixsyn.quality(lab, mixsyn.table_rows(lab, 1))
-    assert not (tmp_path / "artifacts").exists()
+    assert {path.name for path in (tmp_path / "artifacts").iterdir()} == {"domain", "sound_model"}, "what the check itself asks the model"
 
 
 @pytest.mark.parametrize("clip", ["/no/such/clip", "models/clip"])
@@ -896,7 +896,9 @@ def test_a_clip_folder_that_is_missing_stops_the_defence_alone(clip, tmp_path):
     assert mixsyn.refusal(lab) == f"mixsyn.clip: there is no folder {clip}; save a CLIP model there, or name one on the hub."
 
 
-def test_a_clip_folder_is_whole_before_anything_is_made_and_is_known_by_its_content(tmp_path):
+def test_a_clip_folder_is_whole_before_anything_is_made_and_is_known_by_its_content(tmp_path, pipeline_folder):
+    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
     at = tmp_path / "clip"
     at.mkdir()
     lab = Lab.open("tiny", {"mixsyn.clip": str(at)}, root=tmp_path / "artifacts")
@@ -906,10 +908,15 @@ def test_a_clip_folder_is_whole_before_anything_is_made_and_is_known_by_its_cont
     assert "pickled ones (pytorch_model.bin), which are never loaded; convert them where you trust them: python -c" in mixsyn.refusal(lab)
     (at / "model.safetensors").touch()
     assert "has no tokenizer.json and no vocab.json" in mixsyn.refusal(lab)
-    (at / "vocab.json").touch()
+    tokenizer = CLIPTokenizer.from_pretrained(pipeline_folder / "tokenizer")
+    tokenizer.save_pretrained(at)
+    assert "model.safetensors is damaged" in mixsyn.refusal(lab)
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    text = small | {"vocab_size": len(tokenizer), "max_position_embeddings": 24}
+    CLIPModel(CLIPConfig(text_config=text, vision_config=small | {"image_size": 32})).save_pretrained(at)
     assert mixsyn.refusal(lab) == ""
     before = the_judge(lab)
-    (at / "config.json").write_text('{"projection_dim": 2}')
+    (at / "preprocessor_config.json").write_text("{}")
     assert the_judge(lab) != before
 
 

@@ -5,8 +5,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from s2llib import Study
+from s2llib import Lab
+from s2llib.artifact import key, made
 from s2llib.attacks import ATTACKS
+from s2llib.compute.models import folder
 from s2llib.data.domain import Domain, Photos
 from s2llib.data.worlds import auxiliary_images, public_photos
 from s2llib.finetune.knowledge import add_noise, alias, noise_images, perturb
@@ -19,7 +21,9 @@ from s2llib.models.unconditional import new_unconditional, sample_unconditional,
 from s2llib.params import SP, ParamsError, Recipe, ZeroPrior
 from s2llib.report.ablations import ablation_table
 from s2llib.report.priors import contrast_table, contrasts, printed_changes, transfer_paper, zero_table, zero_verdict
-from s2llib.stages.priors import PLAIN, PUBLIC_ALONE, PUBLIC_FIRST
+from s2llib.studies import plan, priors, zero_prior
+from s2llib.studies.cells import read
+from s2llib.studies.priors import PLAIN, PUBLIC_ALONE, PUBLIC_FIRST
 
 ADA = Domain("ada abeck", {}, "")
 
@@ -83,19 +87,20 @@ def test_noise_on_weights_falls_on_what_the_method_would_train(pipeline):
 
 
 @pytest.mark.parametrize("level", ["noise", "weights", "generic", "wrong", "attributes", "public"])
-def test_every_level_is_another_model_and_leaves_the_usual_cells_alone(study, level):
-    domain, usual = study.domains[0], study._finetune_inputs(study.domains[0], "lora", 0)
-    variant = study.variant({"finetune.knowledge": level})
-    assert variant._finetune_inputs(domain, "lora", 0) != usual
-    assert "knowledge" not in usual
+def test_every_level_is_another_model(lab, level):
+    domain = lab.domains[0]
+    usual, other = plan.tuned(lab, domain, "dreambooth"), plan.tuned(lab, domain, "dreambooth", knowledge=level)
+    assert key(lab, other) != key(lab, usual)
+    asked = lab.at({"finetune.knowledge": level, "finetune.methods": ["dreambooth"]})
+    assert key(asked, plan.tuned(asked, domain, "dreambooth")) == key(lab, other), "as a profile's own level"
 
 
-def test_public_photographs_are_in_no_split_and_known_to_no_unet(study):
-    world, domain = study.params.world, study.domains[0]
-    public = public_photos(world, domain.name, 2, study.store)
+def test_public_photographs_are_in_no_split_and_known_to_no_unet(lab):
+    world, domain = lab.params.world, lab.domains[0]
+    public = public_photos(world, domain.name, 2, lab.store)
     seen = {photos.paths[i].read_bytes() for photos in domain.splits.values() for i in range(len(photos))}
     assert not seen & {path.read_bytes() for path in public.paths}
-    drawn = {x.tobytes() for x in auxiliary_images(world, study.params.base.auxiliary, study.store)[0]}
+    drawn = {x.tobytes() for x in auxiliary_images(world, lab.params.base.auxiliary, lab.store)[0]}
     assert all(np.asarray(Image.open(path)).tobytes() in drawn for path in public.paths)
     assert all("a photo of ada abeck" in caption for caption in public.captions)
 
@@ -132,33 +137,33 @@ def test_public_photographs_are_in_no_split_and_known_to_no_unet(study):
 )
 def test_what_cannot_run_is_refused_first(overrides, message):
     with pytest.raises(ParamsError, match=message):
-        Study.from_profile("tiny", overrides)
+        Lab.open("tiny", overrides)
 
 
-def test_too_few_public_people_or_photographs_are_a_sentence_not_an_error(study):
-    assert study.no_transfer() == ""
-    assert "only 3 of the world's 4 people are not private" in study.variant({"priors.public": 4}).no_transfer()
+def test_too_few_public_people_or_photographs_are_a_sentence_not_an_error(lab):
+    assert priors.no_transfer(lab) == ""
+    assert "only 3 of the world's 4 people are not private" in priors.no_transfer(lab.at({"priors.public": 4}))
 
 
-def test_domain_transfer_starts_from_a_model_that_saw_the_public_domains(study):
-    scores = study.transfer()
-    table = ablation_table(scores, "fine-tuning", study.params.statistics)
+def test_domain_transfer_starts_from_a_model_that_saw_the_public_domains(lab):
+    scores, p = priors.transfer(lab), lab.params.statistics
+    table = ablation_table(scores, "fine-tuning", p)
     assert set(table["fine-tuning"]) == {PLAIN, PUBLIC_ALONE, PUBLIC_FIRST}
     plain = scores[(scores["value"] == PLAIN) & (scores["method"] == PLAIN) & (scores["attack"] == "pia")]
-    usual = study.iid_scores(study.prior_domains[0], study.params.priors.method)
+    domain = priors.prior_domains(lab)[0]
+    usual = read(lab, plan.scoring(lab, domain, plan.tuned(lab, domain, lab.params.priors.method), shifted=False))
     np.testing.assert_array_equal(plain["score"], usual.loc[usual["attack"] == "pia", "score"])
     members, others = (plain.loc[plain["split"] == split, "score"].to_numpy() for split in ("member", "nonmember"))
     shown = table[(table["fine-tuning"] == PLAIN) & (table["attack"] == "pia") & (table["method"] == PLAIN)]
     assert shown["value"].item() == pytest.approx(auc(members, others))
     assert "pre-trained" in printed_changes(table, "fine-tuning").index
-    contrast = contrast_table(scores, study.params.statistics)
+    contrast = contrast_table(scores, p)
     deltas = table[table["delta"].notna()].set_index(["attack", "fine-tuning"])["delta"]
     row = contrast[(contrast["attack"] == "loss") & (contrast["against"] == PLAIN)].iloc[0]
     assert row["value"] == pytest.approx(deltas["loss", PUBLIC_FIRST] - deltas["loss", PLAIN])
     assert contrasts(contrast).count("- **") == 2 * 5
-    before, after = (
-        load_file(folder / "unet" / "diffusion_pytorch_model.safetensors") for folder in (study.base_folder, study.public_base())
-    )
+    folders = folder(lab, lab.base), made(lab, priors.public_model(lab))
+    before, after = (load_file(at / "unet" / "diffusion_pytorch_model.safetensors") for at in folders)
     assert any(not torch.equal(before[name].float(), after[name].float()) for name in before)
 
 
@@ -185,7 +190,7 @@ def test_attacks_read_an_unconditional_model_on_pixels(ddpm):
     torch.testing.assert_close(z0, x * 2 - 1)
     with torch.no_grad():
         expected = -ddpm.unet(z0, 100).sample.flatten(1).norm(dim=1)
-    torch.testing.assert_close(ATTACKS["sima"](denoiser, z0, c, t=100), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ATTACKS["sima"].score(denoiser, z0, c, t=100), expected, rtol=1e-4, atol=1e-4)
     assert denoiser.evaluations == 5
     assert denoiser.size == 16
 
@@ -204,34 +209,33 @@ def test_the_unconditional_model_learns_and_draws_the_same_image_in_any_batch(dd
     assert np.abs(alone.astype(int) - together).max() <= 1
 
 
-def test_zero_prior_scores_each_change_against_the_model_as_it_is(study):
-    scores = study.zero_prior()
-    assert list(scores["method"].unique()) == list(study.zero_variants())
-    table = zero_table(scores, study.params.statistics)
+def test_zero_prior_scores_each_change_against_the_model_as_it_is(lab):
+    scores = zero_prior.zero_prior(lab)
+    assert list(scores["method"].unique()) == list(zero_prior.variants(lab, 0))
+    table = zero_table(scores, lab.params.statistics)
     part = scores[(scores["attack"] == "pia") & (scores["method"] == PRETRAINED)]
     sides = lambda person: (person.loc[person["split"] == split, "score"].to_numpy() for split in ("member", "nonmember"))  # noqa: E731
     each = [auc(*sides(person)) for _, person in part.groupby("domain")]
     shown = table[(table["attack"] == "pia") & (table["method"] == PRETRAINED)]
     assert len(each) == 2
     assert shown["value"].item() == pytest.approx(np.mean(each))
-    assert zero_verdict(table).count("- **") == len(study.zero_variants()) - 1
+    assert zero_verdict(table).count("- **") == len(zero_prior.variants(lab, 0)) - 1
 
 
-def test_a_shipped_unconditional_model_says_which_people_it_knows(study):
-    folder = str(study.zero_folder())
-    other = Study.from_profile("tiny", {"zero_prior.path": folder})
-    assert str(other.zero_folder()) == folder
+def test_a_shipped_unconditional_model_says_which_people_it_knows(lab):
+    folder = str(made(lab, zero_prior.unconditional_model(lab)))
+    assert str(zero_prior.unconditional_model(Lab.open("tiny", {"zero_prior.path": folder})).path) == folder
     with pytest.raises(ParamsError, match=r"zero_prior.path: zero_prior.people is 1 but .* was trained on 2 people; set it to that"):
-        Study.from_profile("tiny", {"zero_prior.path": folder, "zero_prior.people": 1})
+        Lab.open("tiny", {"zero_prior.path": folder, "zero_prior.people": 1})
     with pytest.raises(ParamsError, match=r"zero_prior.path: world.seed is 6 but .* was trained with 5.*set zero_prior.path=null"):
-        Study.from_profile("tiny", {"zero_prior.path": folder, "world.seed": 6})
+        Lab.open("tiny", {"zero_prior.path": folder, "world.seed": 6})
 
 
 def test_a_sentence_says_what_the_zero_prior_did():
-    row = {"method": "noise", "delta": 0.1, "delta_low": 0.02, "delta_high": 0.2}
+    row = {"method": "noise", "delta": 0.1, "delta_low": 0.02, "delta_high": 0.2, "p_adjusted": 0.03}
     before = {"method": PRETRAINED, "attack": "secmi", "value": 0.6}
     table = pd.DataFrame([before, row | {"attack": "secmi", "value": 0.7}, row | {"attack": "pia", "value": 0.48}])
     assert zero_verdict(table).splitlines()[0] == (
-        "- **noise**: SecMI rises away from 0.5 (+0.100 [+0.020, +0.200]); PIA rises towards 0.5 (+0.100 [+0.020, +0.200])."
+        "- **noise**: SecMI: rises away from 0.5 (+0.100 [+0.020, +0.200]); PIA: rises towards 0.5 (+0.100 [+0.020, +0.200])."
         " The highest AUC of any attack: 0.700 (SecMI), before: 0.600 (SecMI)."
     )

@@ -27,10 +27,12 @@ from s2llib import Study
 from s2llib.attacks import attack_scores, last_timestep
 from s2llib.data.domain import Photos
 from s2llib.data.portraits import portrait
+from s2llib.defenses.dp import private_finetune
 from s2llib.defenses.perturbation import pgd
 from s2llib.generate import sample
 from s2llib.loop import train
 from s2llib.metrics.clip import check_clip, image_features, retrieved
+from s2llib.metrics.quality import brisque
 from s2llib.models.captioner import check_blip, load_blip
 from s2llib.models.denoiser import Denoiser, token_ids
 from s2llib.models.encoders import check_encoder, transformers_tokens
@@ -39,7 +41,7 @@ from s2llib.models.fit import check_timesteps
 from s2llib.models.pipeline import check_folder, check_unconditional, load_pipeline
 from s2llib.models.sanity import check_outputs, explained
 from s2llib.models.unconditional import load_unconditional, new_unconditional, sample_unconditional
-from s2llib.params import Attacks, ParamsError, ZeroPrior
+from s2llib.params import Attacks, ParamsError, PrivateLoRA, ZeroPrior
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -708,3 +710,18 @@ def test_a_model_is_asked_once_per_content(model, tmp_path, monkeypatch):
     rewrite(model / "unet" / WEIGHTS, lambda d: d | {"conv_out.bias": d["conv_out.bias"] + 1})
     Study.from_profile("tiny", {"base.path": str(model)}, root=tmp_path / "store")
     assert len(asked) == 2
+
+
+def test_an_image_without_a_brisque_value_is_named(monkeypatch):
+    judge = SimpleNamespace(score=lambda image: np.nan if image.std() == 0 else 30.0)
+    monkeypatch.setattr("s2llib.metrics.quality._library", lambda: lambda url: judge)
+    x = torch.rand(2, 3, 8, 8)
+    assert brisque(x).tolist() == [30, 30]
+    x[1] = 0.5
+    assert refusal(brisque, x) == "BRISQUE is no number for image 1 of 2, which is flat or damaged; look at the model's images."
+
+
+def test_dp_sgd_on_a_model_of_nan_blames_no_learning_rate(pipeline, photos):
+    spoilt(pipeline, "unet", "conv_out.weight")
+    found = refusal(lambda: private_finetune(pipeline, PrivateLoRA(steps=2, rank=2), photos, None, 0, "DP-SGD"))
+    assert found.startswith("DP-SGD: the loss is nan at the first step, before anything has trained")

@@ -17,9 +17,9 @@ __all__ = ["Attack"]
 class Attack:
     """score(denoiser, z0 [n, ch, h, w], c, **setting) -> [n], higher: more likely a member.
 
-    settings: what it is asked with, and the defaults; cost: evaluations of the network per image at a setting; sweep: its setting at
-    a timestep, from the one that the profile has; last: the latest timestep that it asks at; several: the scores of many settings, where that costs less than one after another;
-    prompted: it needs a prompt.
+    settings: what it is asked with, and the defaults; cost: evaluations of the network per image at a setting; last: the latest timestep
+    that it asks at; sweep: its setting at a timestep, from the one that the profile has; several: the scores of many settings, where that
+    costs less than one after another; prompted: it needs a prompt.
     """
 
     title: str

@@ -316,7 +316,7 @@ def estimated(entries: Iterable[Entry], p: Statistics) -> pd.DataFrame:
         rows.append(row | _counts(entry.measure) | {"interval": level.method})
     table = pd.DataFrame(rows)
     last = [*(name for of in tests for name in _columns(of)), "domains", "seeds", "interval"]
-    table = table[[*(name for name in table if name not in last), *(name for name in last if name in table)]]
+    table = table.reindex(columns=[*(name for name in table if name not in last), *last])  # changes too where there are none
     families = {of: _adjust(table, some, p, f"p{of}_adjusted") for of, some in tests.items()}
     table.attrs["families"] = families[""]
     return table

@@ -1,4 +1,4 @@
-"""The tiny study as a whole: what its tables hold and what they depend on."""
+"""Shake-to-Leak on the tiny lab: what its tables hold and what they depend on."""
 
 import json
 import re
@@ -8,33 +8,34 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from s2llib import Study
+from s2llib import Lab
+from s2llib.finetune.methods import PRETRAINED
 from s2llib.metrics.roc import auc
 from s2llib.params import Statistics
 from s2llib.report import Report
-from s2llib.report.ablations import ablation_table, ablations, trend_table, trends
+from s2llib.report.ablations import ablation_table, trend_table, trends
 from s2llib.report.finetuning import _made_alike, methods_table, printed_methods
 from s2llib.report.membership import membership_table, printed_membership, sweep_table, verdicts
 from s2llib.report.placebo import placebo_table, placebo_verdicts, printed_placebo
 from s2llib.report.report import figures_root
-from s2llib.study import PRETRAINED
+from s2llib.studies import ablations, s2l
 
 
 @pytest.fixture(scope="module")
-def scores(study):
-    return study.membership()
+def scores(lab):
+    return s2l.membership(lab)
 
 
 @pytest.fixture(scope="module")
-def table(study, scores):
-    return membership_table(scores, study.blind(), study.params.statistics)
+def table(lab, scores):
+    return membership_table(scores, s2l.blind(lab), lab.params.statistics)
 
 
-def test_every_cell_of_the_grid_is_scored_by_every_attack(study, scores):
+def test_every_cell_of_the_grid_is_scored_by_every_attack(lab, scores):
     cells = scores.groupby(["domain", "method", "attack"]).size()
-    assert len(cells) == 2 * (1 + len(study.params.finetune.methods)) * 5
+    assert len(cells) == 2 * (1 + len(lab.params.finetune.methods)) * 5
     single_copy_members, nonmembers, studio, street = 6, 6, 4, 4
-    assert set(cells) == {single_copy_members + nonmembers + studio + street}
+    assert set(cells) == {single_copy_members + nonmembers + studio + street + lab.params.sp.images}
     assert scores["score"].notna().all()
 
 
@@ -43,12 +44,14 @@ def test_the_stored_cost_is_the_defined_one(scores):
     assert cost == {"secmi": [6], "pia": [2], "pian": [2], "loss": [5], "sima": [1]}
 
 
-def test_every_value_has_an_interval_and_every_change_is_the_difference(study, table):
-    assert (table["low"] <= table["value"] + 1e-9).all()
-    assert (table["value"] <= table["high"] + 1e-9).all()
+def test_every_value_has_an_interval_and_every_change_is_the_difference(lab, table):
+    spread = table[table["low"].notna()]
+    assert (spread["low"] <= spread["value"] + 1e-9).all()
+    assert (spread["value"] <= spread["high"] + 1e-9).all()
+    assert set(table[table["low"].isna()]["interval"]) <= {"no spread bootstrap over 2 domains, one training"}
     keys = ["attack", "protocol", "metric"]
     tuned = table[table["delta"].notna()].merge(table[table["method"] == PRETRAINED], on=keys, suffixes=("", "_base"))
-    assert len(tuned) == 5 * len(study.params.finetune.methods) * 3 * 2
+    assert len(tuned) == 5 * len(lab.params.finetune.methods) * 3 * 2
     assert (tuned["delta"] - (tuned["value"] - tuned["value_base"])).abs().max() < 1e-9
 
 
@@ -72,9 +75,9 @@ def test_papers_values_stand_only_where_they_are_known(table):
     assert shown["mixsyn_table1"].unique().tolist() == [0.749]
 
 
-def test_a_table_is_written_in_three_forms_with_its_provenance(study, table, tmp_path, monkeypatch):
+def test_a_table_is_written_in_three_forms_with_its_provenance(lab, table, tmp_path, monkeypatch):
     monkeypatch.setenv("S2L_FIGURES", str(tmp_path))
-    Report(study, "03").table("s2l_membership", table, printed_membership(table), "a note")
+    Report(lab, "03").table("s2l_membership", table, printed_membership(table), "a note")
     folder = tmp_path / "tiny"
     assert len(pd.read_csv(folder / "s2l_membership.csv")) == len(table)
     assert "DreamBooth+LoRA" in (folder / "s2l_membership.md").read_text()
@@ -86,34 +89,35 @@ def test_a_table_is_written_in_three_forms_with_its_provenance(study, table, tmp
     assert source["files"]["s2l_membership.csv"]["notebook"] == "03"
 
 
-def test_the_verdict_follows_the_intervals():
-    row = {"attack": "pia", "protocol": "iid", "metric": "AUC", "value": 0.6, "low": 0.5, "high": 0.7}
+def test_the_verdict_follows_the_adjusted_p():
+    row = {"attack": "pia", "protocol": "iid", "metric": "AUC", "value": 0.6, "low": 0.5, "high": 0.7, "p_adjusted": 0.04}
     tuned = [
         row | {"method": "dreambooth", "delta": 0.1, "delta_low": 0.05, "delta_high": 0.15},
         row | {"method": "lora", "delta": -0.1, "delta_low": -0.15, "delta_high": -0.05},
-        row | {"method": "dreambooth_lora", "delta": 0.01, "delta_low": -0.05, "delta_high": 0.05},
+        row | {"method": "dreambooth_lora", "delta": 0.01, "delta_low": 0.001, "delta_high": 0.05, "p_adjusted": 0.06},
     ]
     text = verdicts(pd.DataFrame([row | {"method": PRETRAINED}, *tuned]))
-    assert "DreamBooth rises" in text
-    assert "LoRA falls" in text
-    assert "DreamBooth+LoRA does not move" in text
+    assert "DreamBooth: rises" in text
+    assert "LoRA: falls" in text
+    assert "DreamBooth+LoRA: no change is shown" in text, "its own interval excludes zero, the table's p does not"
     assert "other sign" not in text
-    assert "**iid**: of 3 method and attack pairs 1 rise and 1 fall beyond their intervals. They rise for DreamBooth / PIA." in text
+    assert "**iid**: of 3 method and attack pairs 1 are shown to rise and 1 to fall. They rise for DreamBooth / PIA." in text
 
 
 def test_a_fall_below_one_half_is_called_leakage():
     row = {"attack": "pia", "protocol": "shifted (studio)", "metric": "AUC"}
     base = row | {"method": PRETRAINED, "value": 0.3, "low": 0.2, "high": 0.4}
     tuned = row | {"method": "lora", "value": 0.2, "low": 0.1, "high": 0.3, "delta": -0.1, "delta_low": -0.2, "delta_high": -0.05}
+    tuned |= {"p_adjusted": 0.01}
     blind = row | {"attack": "blind", "method": "no model", "value": 0.9, "low": 0.8, "high": 1.0}
     text = verdicts(pd.DataFrame([base, tuned, blind]))
     assert "below 0.5: leakage with the other sign" in text
-    assert "LoRA falls away from 0.5" in text
+    assert "LoRA: falls away from 0.5" in text
     assert "may be reading the style" in text
 
 
-def test_the_sweep_covers_each_attack_and_timestep_before_and_after(study):
-    table = sweep_table(study.sweep(), study.params.statistics)
+def test_the_sweep_covers_each_attack_and_timestep_before_and_after(lab):
+    table = sweep_table(s2l.sweep(lab), lab.params.statistics)
     assert len(table) == 5 * 2 * 2
     assert set(table["t"]) == {20, 100}
 
@@ -122,14 +126,14 @@ def test_a_relative_home_is_below_the_repository_wherever_a_notebook_runs(tmp_pa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("S2L_HOME", "some/store")
     monkeypatch.setenv("S2L_FIGURES", "~/pictures")
-    assert Study.from_profile("tiny").store.root == Path(__file__).resolve().parent.parent / "some" / "store"
+    assert Lab.open("tiny").store.root == Path(__file__).resolve().parent.parent / "some" / "store"
     assert figures_root() == Path.home() / "pictures"
 
 
-def test_another_finetuning_seed_gives_another_model_and_the_same_base(study):
-    other = Study.from_profile("tiny", {"finetune.seeds": [1], "finetune.methods": ["lora"], "world.domains": 1})
-    mine = study.membership(["pretrained", "lora"]).query(f"domain == '{other.domains[0].name}'")
-    theirs = other.membership()
+def test_another_finetuning_seed_gives_another_model_and_the_same_base(lab):
+    other = Lab.open("tiny", {"finetune.seeds": [1], "finetune.methods": ["lora"], "world.domains": 1})
+    mine = s2l.membership(lab, ["pretrained", "lora"]).query(f"domain == '{other.domains[0].name}'")
+    theirs = s2l.membership(other)
     same = {method: mine[mine["method"] == method]["score"].tolist() == part["score"].tolist() for method, part in theirs.groupby("method")}
     assert same == {"pretrained": True, "lora": False}
 
@@ -146,7 +150,7 @@ def test_the_placebo_tells_style_from_membership(members, never_seen, left):
                 row = {"domain": domain, "method": method, "seed": 0, "attack": "pia", "split": split, "image": range(30)}
                 rows.append(pd.DataFrame(row | {"score": score}))
     scores = pd.concat(rows, ignore_index=True)
-    table = placebo_table(scores, Statistics(bootstrap=400)).set_index("in place of members")
+    table = placebo_table(scores, Statistics()).set_index("in place of members")
     side = scores.groupby(["method", "domain", "split"])["score"].apply(np.array)
     against = lambda m, d, split: auc(side[m, d, split], side[m, d, "street"])  # noqa: E731
     lift = lambda split: np.mean([against("lora", d, split) - against(PRETRAINED, d, split) for d in "abcdefghij"])  # noqa: E731
@@ -155,15 +159,15 @@ def test_the_placebo_tells_style_from_membership(members, never_seen, left):
     assert table.loc["difference", "delta"] == pytest.approx(lift("member") - lift("nonmember"))
     text = placebo_verdicts(table.reset_index())
     assert ("a rise is left for membership" in text) == left
-    assert ("no rise is left for membership" in text) != left
+    assert ("no rise is shown to be left for membership" in text) != left
     assert list(printed_placebo(table.reset_index()).columns) == ["members", "never seen", "difference"]
 
 
-def test_a_placebo_says_so_when_nothing_rises(study, scores):
-    table = placebo_table(scores, study.params.statistics)
-    assert len(table) == 5 * 2 * len(study.params.finetune.methods) * 3
-    flat = table.assign(delta_low=-1.0)
-    assert placebo_verdicts(flat) == "No attack rises beyond its interval under a shifted protocol."
+def test_a_placebo_says_so_when_nothing_rises(lab, scores):
+    table = placebo_table(scores, lab.params.statistics)
+    assert len(table) == 5 * 2 * len(lab.params.finetune.methods) * 3
+    flat = table.assign(p_adjusted=1.0)
+    assert placebo_verdicts(flat) == "No attack is shown to rise under a shifted protocol."
 
 
 def fake_scores(cells, shift):
@@ -182,7 +186,7 @@ def fake_scores(cells, shift):
 def test_a_method_on_fewer_domains_is_compared_with_the_base_on_those():
     cells = [(d, PRETRAINED, 0) for d in "abc"] + [(d, "lora", 0) for d in "abc"] + [("b", "dreambooth", 0), ("b", "dreambooth", 1)]
     scores = fake_scores(cells, lambda method: 0.5)
-    table = membership_table(scores, pd.DataFrame({"against": []}), Statistics(bootstrap=200))
+    table = membership_table(scores, pd.DataFrame({"against": []}), Statistics())
     row = table.query("method == 'dreambooth' and metric == 'AUC'").iloc[0]
     side = lambda method, split, seed: scores.query("domain == 'b' and method == @method and split == @split and seed == @seed")["score"]  # noqa: E731
     each = lambda method, seed: auc(side(method, "member", seed).to_numpy(), side(method, "nonmember", seed).to_numpy())  # noqa: E731
@@ -190,12 +194,12 @@ def test_a_method_on_fewer_domains_is_compared_with_the_base_on_those():
     assert row["value"] == pytest.approx(tuned)
     assert row["delta"] == pytest.approx(tuned - each(PRETRAINED, 0))
     assert (row["domains"], row["seeds"]) == (1, "2")
-    assert "DreamBooth (1 domain: no interval over people)" in printed_membership(table).reset_index()["method"].tolist()
+    assert "DreamBooth (1 domain: interval over images)" in printed_membership(table).reset_index()["method"].tolist()
 
 
 def test_seeds_on_some_domains_only_are_said_to_be():
     cells = [(d, PRETRAINED, 0) for d in "abc"] + [("a", "lora", 0), ("a", "lora", 1), ("b", "lora", 0), ("c", "lora", 0)]
-    table = membership_table(fake_scores(cells, lambda _: 0.5), pd.DataFrame({"against": []}), Statistics(bootstrap=200))
+    table = membership_table(fake_scores(cells, lambda _: 0.5), pd.DataFrame({"against": []}), Statistics())
     assert set(table.query("method == 'lora'")["seeds"]) == {"2 on 1 domains, 1 on 2"}
 
 
@@ -204,7 +208,7 @@ def test_seeds_on_some_domains_only_are_said_to_be():
     [
         (0.8, "it rises", ": the paper's trend holds here", ": an effect of this parameter, as in the paper"),
         (-0.8, "it falls", ": the paper's trend is reversed here", ": an effect of this parameter, as in the paper"),
-        (0.0, "no linear trend beyond its interval", *["; the paper's is not seen here"] * 2),
+        (0.0, "no linear trend is shown", *["; the paper's is not seen here"] * 2),
     ],
 )
 def test_an_ablation_says_which_way_the_change_moves(slope, says, if_claimed_to_rise, if_claimed_to_matter):
@@ -213,7 +217,7 @@ def test_an_ablation_says_which_way_the_change_moves(slope, says, if_claimed_to_
         cells = [(d, m, 0) for d in "abcdefgh" for m in (PRETRAINED, "lora")]
         means = {PRETRAINED: 0.0, "lora": 0.8 + slope * (i - 1)}
         parts.append(fake_scores(cells, means.get).assign(value=value, trainable=value))
-    scores, p = pd.concat(parts), Statistics(bootstrap=400)
+    scores, p = pd.concat(parts), Statistics()
     table, trend = ablation_table(scores, "rank", p), trend_table(scores, "rank", p)
     assert table["rank"].tolist() == [1, 1, 4, 4, 16, 16]
     changes = table["delta"].dropna().tolist()
@@ -227,25 +231,25 @@ def test_where_the_base_differs_the_level_has_a_trend_of_its_own_and_the_claim()
     for i, value in enumerate(("small", "large")):
         cells = [(d, m, 0) for d in "abcdefgh" for m in (PRETRAINED, "lora")]
         parts.append(fake_scores(cells, {PRETRAINED: 1.5 * i, "lora": 1.5 * i}.get).assign(value=value, trainable=1))
-    scores, p = pd.concat(parts), Statistics(bootstrap=400)
+    scores, p = pd.concat(parts), Statistics()
     table, trend = ablation_table(scores, "base model", p), trend_table(scores, "base model", p)
     assert trend["metric"].tolist() == ["trend of the AUC change", "trend of the AUC after fine-tuning"]
     first, last = table.loc[table["method"] == "lora", "value"]
     assert trend["value"].iloc[1] == pytest.approx(last - first)
     of_change, of_level = trends(trend, table, "rises").splitlines()
-    assert of_change.endswith(": no linear trend beyond its interval.")
+    assert of_change.endswith(": no linear trend is shown.")
     assert of_level.endswith(": it rises: the paper's trend holds here.")
 
 
-def test_an_ablation_counts_the_domains_that_its_method_ran_on(study):
-    few = study.variant({"world.domains": 2, "ablations.domains": 2, "finetune.fewer_domains": {"dreambooth_lora": 1}})
-    scores = few.ablation({4: {"finetune.dreambooth_lora.rank": 4}}, "dreambooth_lora")
+def test_an_ablation_counts_the_domains_that_its_method_ran_on(lab):
+    few = lab.at({"world.domains": 2, "ablations.domains": 2, "finetune.fewer_domains": {"dreambooth_lora": 1}})
+    rank = ablations.Ablation("rank", "dreambooth_lora", {4: {"finetune.dreambooth_lora.rank": 4}}, None)
+    scores = ablations.ablation(few, rank)
     assert scores.groupby("method")["domain"].nunique().tolist() == [2, 2]
 
 
-def test_an_ablation_shares_what_does_not_depend_on_its_parameter(study):
-    ablation = ablations(study.params)["s2l_figure2_left"]
-    scores = study.ablation(ablation.values, ablation.method)
+def test_an_ablation_shares_what_does_not_depend_on_its_parameter(lab):
+    scores = ablations.ablation(lab, ablations.ablations(lab.params)["s2l_figure2_left"])
     assert sorted(scores["value"].unique()) == [1, 4]
     base = scores[scores["method"] == PRETRAINED].pivot_table(index=["attack", "split", "image"], columns="value", values="score")
     assert (base[1] == base[4]).all()
@@ -253,11 +257,12 @@ def test_an_ablation_shares_what_does_not_depend_on_its_parameter(study):
     assert tuned[4].item() == 4 * tuned[1].item() > 0
 
 
-def test_every_method_has_its_line(study, table):
-    tidy = methods_table(study, study.finetune_all(), table)
+def test_every_method_has_its_line(lab, table):
+    hits = s2l.clip_hits(lab, [PRETRAINED, *lab.params.finetune.methods])
+    tidy = methods_table(lab, s2l.finetuned(lab), hits, table)
     shown = printed_methods(tidy)
     assert shown.index[0] == "Pre-trained"
-    assert len(shown) == 1 + len(study.params.finetune.methods)
+    assert len(shown) == 1 + len(lab.params.finetune.methods)
     assert not (shown.iloc[1:] == "").any().any()
     clip = tidy[tidy["metric"] == "CLIP-R precision"]
     assert clip["value"].between(0, 100).all()
