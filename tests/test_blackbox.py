@@ -47,6 +47,7 @@ from s2llib.report.blackbox import (
     study_verdict,
     threshold_table,
 )
+from s2llib.report.finetuning import finetuning_table, mean_curves
 from s2llib.specs import Learnt
 from s2llib.studies import blackbox
 from s2llib.studies.blackbox import SCENARIOS, Evidence
@@ -613,6 +614,13 @@ def test_nothing_of_the_photographs_stands_beside_a_privately_tuned_model(lab):
         "trainable", "threads", "clip", "delta", "noise multiplier", "epsilon"
     }  # fmt: skip
     assert {path.name for path in made(lab, model).iterdir()} == {"manifest.json", "training.json", "pytorch_lora_weights.safetensors"}
+
+
+def test_a_method_whose_losses_are_not_written_has_no_curve(lab):
+    rows = [{"domain": "ada", "method": name, "trainable": 4, "loss": loss} for name, loss in (("dreambooth", [2.0, 1.0]), ("lora", []))]
+    assert mean_curves(pd.DataFrame(rows)) == {"DreamBooth": [2.0, 1.0]}
+    table = finetuning_table(lab, pd.DataFrame(rows)).set_index("method")
+    assert list(table["loss at last"].isna()) == [False, True]
 
 
 def test_every_guarantee_and_every_set_of_photographs_has_noise_of_its_own(lab, tmp_path):

@@ -35,8 +35,8 @@ def finetuning_table(lab: Lab, models: pd.DataFrame) -> pd.DataFrame:
                 "steps": how.steps,
                 "batch": how.batch,
                 "learning rate": ", ".join(f"{rate:g}" for rate in dict.fromkeys(rates.values())),
-                "loss at first": round(losses[:tenth].mean(), 4),
-                "loss at last": round(losses[-tenth:].mean(), 4),
+                "loss at first": round(losses[:tenth].mean(), 4) if len(losses) else None,
+                "loss at last": round(losses[-tenth:].mean(), 4) if len(losses) else None,
                 "models": len(part),
             }
         )
@@ -108,5 +108,6 @@ def printed_methods(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def mean_curves(models: pd.DataFrame) -> dict[str, list[float]]:
-    """Loss per step of each method, averaged over seeds, then domains."""
-    return {method_title(method): _mean_loss(part).tolist() for method, part in models.groupby("method", sort=False)}
+    """Loss per step of each method that has any (`s2l.finetuned`), averaged over seeds, then domains."""
+    found = {method_title(method): _mean_loss(part).tolist() for method, part in models.groupby("method", sort=False)}
+    return {title: losses for title, losses in found.items() if losses}
