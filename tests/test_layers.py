@@ -1,11 +1,11 @@
 """The house: imports point one way, stand at the top of files, and form no circle."""
 
 import ast
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent / "s2llib"
+from s2llib.lock import imported, modules
+
 # a module may import from its own floor and from those below it
 FLOORS = (
     ("params", "store", "progress"),
@@ -15,32 +15,10 @@ FLOORS = (
     ("compute",),
     ("scale", "studies"),
     ("report",),
-    ("arguments", "command", "kernel", "run", "check", "estimate", "benchmark", "ship"),
+    ("arguments", "command", "kernel", "run", "check", "estimate", "benchmark", "ship", "lock"),
 )
 # before anything is installed it answers --help
 LAZY: set[str] = set()
-
-
-def modules() -> dict[str, Path]:
-    """{dotted name below s2llib: file}."""
-    found = {}
-    for path in ROOT.rglob("*.py"):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
-
-
-def imported(tree: ast.AST, known: dict[str, Path]) -> set[str]:
-    """The modules of the library that the import statements of a tree name."""
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "s2llib":
-            module = node.module.partition(".")[2]
-            inner = {f"{module}.{name.name}".strip(".") for name in node.names} & set(known)
-            found |= inner or {module}
-        elif isinstance(node, ast.Import):
-            found |= {name.name.partition(".")[2] for name in node.names if name.name.partition(".")[0] == "s2llib"}
-    return found - {""}
 
 
 def functions(tree: ast.AST) -> list[ast.AST]:
