@@ -10,7 +10,7 @@ An artifact is found by the type of its specification. Its key is made of its na
 and every field of the specification; a specification inside another one counts by its own key.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from s2llib.data.domain import Domain, Photos
 from s2llib.lab import Lab
 from s2llib.store import file_digest
 
-__all__ = ["REGISTRY", "Artifact", "about", "artifact", "described", "inputs", "key", "made", "scratch", "seconds"]
+__all__ = ["REGISTRY", "Artifact", "about", "artifact", "described", "finished", "inputs", "key", "made", "needed", "parts", "scratch", "seconds"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,33 @@ def key(lab: Lab, spec: Any) -> str:
 def inputs(lab: Lab, spec: Any) -> dict:
     """What the key of a specification is made of, beside name and version: every field, and the machine."""
     return {"spec": _fields(lab, spec), "machine": lab.machine(*REGISTRY[type(spec)].rounds)}
+
+
+def parts(spec: Any) -> Iterator[Any]:
+    """The artifacts that a specification is made of, directly."""
+    for each in fields(spec) if is_dataclass(spec) else ():
+        part = getattr(spec, each.name)
+        if type(part) in REGISTRY:
+            yield part
+        else:
+            yield from parts(part)
+
+
+def needed(lab: Lab, specs: Iterable[Any], seen: set[str] | None = None) -> Iterator[Any]:
+    """These specifications and all that they are made of, each once, after its parts. seen: keys of what was counted before; grows."""
+    seen = set() if seen is None else seen
+    for spec in specs:
+        address = key(lab, spec)
+        if address not in seen:
+            seen.add(address)
+            yield from needed(lab, parts(spec), seen)
+            yield spec
+
+
+def finished(lab: Lab, spec: Any) -> bool:
+    """Whether a specification is made; whether its files are sound is seen where they are read."""
+    a = REGISTRY[type(spec)]
+    return lab.store.has(a.name, a.version, inputs(lab, spec))
 
 
 def scratch(lab: Lab, spec: Any) -> Path:

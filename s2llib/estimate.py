@@ -9,14 +9,14 @@ are the network's evaluations, which are nearly all of the work.
 import argparse
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from s2llib.artifact import REGISTRY, key
+from s2llib.artifact import needed
 from s2llib.attacks import ATTACKS
 from s2llib.benchmark import seconds_of
 from s2llib.command import clock, default_notebooks, guarded, overrides, selected
@@ -43,7 +43,7 @@ from s2llib.specs import (
 )  # fmt: skip
 from s2llib.studies import NOTEBOOKS
 
-__all__ = ["Cost", "costs", "estimate", "main", "measured", "needed"]
+__all__ = ["Cost", "costs", "estimate", "main", "measured"]
 
 TRAINING = 3  # a training step costs so many forward passes: one forwards, two backwards
 RECOMPUTED = 4  # with gradient checkpointing
@@ -62,22 +62,6 @@ class Cost:
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(self.exact + other.exact, self.mixed + other.mixed, self.bytes + other.bytes)
-
-
-# what is made
-
-
-def needed(lab: Lab, specs: Iterable[Any], seen: set[str] | None = None) -> Iterator[Any]:
-    """These specifications and all that they need, each once. seen: keys of what was counted before; grows."""
-    seen = set() if seen is None else seen
-    for spec in specs:
-        if type(spec) in REGISTRY:
-            if (address := key(lab, spec)) in seen:
-                continue
-            seen.add(address)
-            yield spec
-        if is_dataclass(spec):
-            yield from needed(lab, (getattr(spec, each.name) for each in fields(spec)), seen)
 
 
 # what one costs

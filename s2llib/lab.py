@@ -6,6 +6,7 @@ lab = Lab.open("lab")
 import os
 from collections.abc import Callable
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from s2llib.attacks import check_attacks
 from s2llib.data.domain import Domain
 from s2llib.data.worlds import domain_names, everyone, known_names, load_domains
 from s2llib.models.base import base_key, base_name, check_base, check_world
-from s2llib.models.hardware import check_hardware
+from s2llib.models.hardware import check_hardware, cores, memory
 from s2llib.models.pipeline import base_folder, pick_device
 from s2llib.params import Params, ParamsError, below_repository, load_params
 from s2llib.specs import Base
@@ -24,6 +25,9 @@ from s2llib.store import Store, check_writable
 __all__ = ["CHECKS", "NO_BASE", "Lab", "other_base", "refuses"]
 
 NO_BASE = {"base.path": None, "base.hub": None, "base.lora": None, "base.lora_scale": 1.0}
+
+SMALL = 2**29  # bytes of a UNet whose layers do not fill several threads
+WORKER = 2 * 2**30  # bytes that a process with such a model takes while it trains
 
 CHECKS: list[Callable[["Lab"], None]] = []
 
@@ -52,6 +56,8 @@ class Lab:
         """The lab of `params/<profile>.yaml` ($S2L_PROFILE or `lab` by default); raises ParamsError before any compute."""
         lab = cls(load_params(profile, overrides), root)
         lab.check()
+        if lab.workers > 1:
+            torch.set_num_threads(1)  # as they do, so that the same numbers come out wherever something is made
         return lab
 
     def at(self, overrides: dict) -> "Lab":
@@ -130,6 +136,17 @@ class Lab:
     def device(self) -> torch.device:
         """Where models compute."""
         return pick_device(self.params.device)
+
+    @cached_property
+    def workers(self) -> int:
+        """Processes that make artifacts side by side here: hardware.workers; None: of a small model on a processor one for each core,
+        as far as memory and Dask are there, else this one alone."""
+        p = self.params
+        if p.hardware.workers:
+            return p.hardware.workers
+        weights = [] if p.trains_base else base_folder(p).glob("unet/*.safetensors")
+        small = self.device.type == "cpu" and sum(path.stat().st_size for path in weights) < SMALL
+        return min(cores(), max(1, memory() // WORKER)) if small and find_spec("distributed") else 1
 
     def machine(self, *settings: str) -> str:
         """What results round differently on: the device, and these settings of `hardware` where they are not the default."""

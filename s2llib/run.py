@@ -20,12 +20,15 @@ from s2llib.artifact import REGISTRY
 from s2llib.check import announce, check
 from s2llib.command import ROOT, clock, guarded, prepared
 from s2llib.kernel import cells_of, execute
-from s2llib.lab import other_base
+from s2llib.lab import Lab, other_base
 from s2llib.metrics.quality import no_brisque
 from s2llib.models.base import base_key, content
 from s2llib.params import resolved
 from s2llib.report.report import figures_root
+from s2llib.scale import run as make
+from s2llib.scale import side_by_side
 from s2llib.store import digest, file_digest, room_on, write_atomic
+from s2llib.studies import NOTEBOOKS
 from s2llib.studies.extraction import memorising
 
 
@@ -38,7 +41,7 @@ def code_versions() -> dict[str, int]:
     return found
 
 
-def notebook_key(path: Path, lab) -> str:
+def notebook_key(path: Path, lab: Lab) -> str:
     """What a notebook's results depend on: its cells, the parameters, models and images, artifacts' versions, the code of the tables."""
     cells = [(cell["cell_type"], "".join(cell["source"])) for cell in cells_of(path)]
     digests = [domain.digest for domain in lab.domains] if lab.params.world.kind == "folder" else []
@@ -157,6 +160,14 @@ def store_outputs(executed: Path, notebook: Path) -> None:
     nbformat.write(mine, notebook)
 
 
+def fill(lab: Lab, notebook: str) -> None:
+    """Let what a notebook will ask for be made side by side, all of it at once: its cells ask for one study after another."""
+    if side_by_side(lab):
+        specs = [spec for asks, some in NOTEBOOKS.values() if asks == notebook for spec in some(lab)]
+        make(lab, specs, f"cells of notebook {notebook}")
+        lab.forget()  # the kernel loads its own
+
+
 def run(args: argparse.Namespace) -> int:
     lab, changed, notebooks, refusals = prepared(args)
     if lab.params.world.kind == "folder":  # a large model: hours or weeks
@@ -181,6 +192,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"{label} ...", file=sys.stderr, flush=True)
             start = time.monotonic()
             with Status(label, len(cells_of(path)), record.get("seconds")) as status, room_on(folder):
+                fill(lab, path.name[:2])
                 failure = execute(path, executed, {"profile": args.profile, "overrides": changed}, status.at)
             if failure and failure.refused:
                 print(failure.sentence, file=sys.stderr)

@@ -1,6 +1,7 @@
 """How the machine is used: precision, attention backends, the optimizer, memory."""
 
 import gc
+import os
 from collections.abc import Callable
 
 import torch
@@ -8,7 +9,7 @@ import torch
 from s2llib.params import Hardware, ParamsError, first_line
 
 __all__ = [
-    "autocast", "check_hardware", "computes_on", "free_memory", "halved", "in_batches", "is_out_of_memory", "optimizer_class", "prepare",
+    "autocast", "check_hardware", "computes_on", "cores", "free_memory", "halved", "in_batches", "is_out_of_memory", "memory", "optimizer_class", "prepare",
     "use_attention",
 ]  # fmt: skip
 
@@ -17,6 +18,16 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     """One step's or one call's precision. Never around a whole training: autocast keeps its casts of the weights until it ends, so
     every step but the first would run on weights that no longer train."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory() -> int:
+    """Bytes of this computer's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 8 * 2**30
 
 
 def computes_on(pipeline) -> torch.device:
@@ -65,6 +76,9 @@ def prepare(pipeline, p: Hardware, device: torch.device, trains: bool):
     if p.offload and not trains and device.type == "cuda":
         pipeline.enable_model_cpu_offload(device=device)
         return pipeline
+    if device.type == "cpu" and not trains:  # convolutions are a fifth faster forwards, and no faster backwards
+        for part in filter(None, (pipeline.unet, getattr(pipeline, "vae", None))):
+            part.to(memory_format=torch.channels_last)
     return pipeline.to(device)
 
 
