@@ -22,7 +22,21 @@ from s2llib.data.domain import Domain, Photos
 from s2llib.lab import Lab
 from s2llib.store import file_digest
 
-__all__ = ["REGISTRY", "Artifact", "about", "artifact", "described", "finished", "inputs", "key", "made", "needed", "parts", "scratch", "seconds"]
+__all__ = [
+    "REGISTRY",
+    "Artifact",
+    "about",
+    "artifact",
+    "described",
+    "finished",
+    "inputs",
+    "key",
+    "made",
+    "needed",
+    "parts",
+    "scratch",
+    "seconds",
+]
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ from s2llib.specs import (
     UnconditionalTune,
     WeightNoise,
 )  # fmt: skip
-from s2llib.studies import NOTEBOOKS
+from s2llib.studies import NOTEBOOKS, blackbox
 
 __all__ = ["Cost", "costs", "estimate", "main", "measured"]
 
@@ -117,6 +117,8 @@ def _learnt(lab: Lab, spec: Learnt) -> Cost:
     return Cost(exact=(len(spec.members) + len(spec.others)) * ATTACKS["loss"].cost(spec.setting))
 
 
+# what is known only when it is made: counted, not run
+WRITTEN = {"black box, by written captions": ("07", blackbox.written_specs)}
 COSTS: dict[type, Callable[[Lab, Any], Cost]] = {
     Generated: _generated,
     Replies: _generated,
@@ -137,7 +139,7 @@ COSTS: dict[type, Callable[[Lab, Any], Cost]] = {
 def costs(lab: Lab, notebooks: Iterable[str] | None = None) -> dict[str, Cost]:
     """{kind of work: its cost} of the notebooks (all, if not given), each piece counted where it is first needed."""
     wanted, seen, found = None if notebooks is None else set(notebooks), set(), {}
-    for title, (notebook, specs) in NOTEBOOKS.items():
+    for title, (notebook, specs) in (NOTEBOOKS | WRITTEN).items():
         if wanted is None or notebook in wanted:
             found[title] = sum((COSTS[type(s)](lab, s) for s in needed(lab, specs(lab), seen) if type(s) in COSTS), Cost())
     return found

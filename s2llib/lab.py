@@ -16,7 +16,7 @@ from s2llib.attacks import check_attacks
 from s2llib.data.domain import Domain
 from s2llib.data.worlds import domain_names, everyone, known_names, load_domains
 from s2llib.models.base import base_key, base_name, check_base, check_world
-from s2llib.models.hardware import check_hardware, cores, memory
+from s2llib.models.hardware import check_hardware, computes_bfloat16, cores, memory
 from s2llib.models.pipeline import base_folder, pick_device
 from s2llib.params import Params, ParamsError, below_repository, load_params
 from s2llib.specs import Base
@@ -48,6 +48,8 @@ class Lab:
 
     def __init__(self, params: Params, root: str | Path | None = None):
         self.params = params
+        if params.hardware.precision == "auto":
+            self.params = params.changed({"hardware.precision": "bfloat16" if computes_bfloat16(self.device) else "float32"})
         self.store = Store(root or below_repository(os.environ.get("S2L_HOME") or "artifacts"))
         self._resident: dict[str, Any] = {}
 

@@ -24,6 +24,7 @@ from s2llib.lab import Lab, other_base
 from s2llib.metrics.quality import no_brisque
 from s2llib.models.base import base_key, content
 from s2llib.params import resolved
+from s2llib.report.gallery import write_gallery
 from s2llib.report.report import figures_root
 from s2llib.scale import run as make
 from s2llib.scale import side_by_side
@@ -209,8 +210,6 @@ def run(args: argparse.Namespace) -> int:
         if args.store:
             store_outputs(folder / path.name, path)
     if args.store:
-        from s2llib.report.gallery import write_gallery
-
         write_gallery(args.profile)
     summary(rows, args.profile, folder)
     return 0

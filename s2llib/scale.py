@@ -90,8 +90,7 @@ def _local_cluster(device: str, workers: int | None) -> "SpecCluster":
 
     served = {"dashboard_address": "127.0.0.1:0", "dashboard": _has_dashboard(), "host": "127.0.0.1", "allowed_failures": RETRIES}
     options = {"nthreads": 1, "memory_limit": None, "dashboard": False, "host": "127.0.0.1"}
-    quiet = {"DASK_LOGGING__DISTRIBUTED": "error"}
-    each = {i: {"cls": Nanny, "options": options | {"env": env | quiet}} for i, env in enumerate(places(workers, _gpus(device)))}
+    each = {i: {"cls": Nanny, "options": options | {"env": env}} for i, env in enumerate(places(workers, _gpus(device)))}
     return SpecCluster(workers=each, scheduler={"cls": Scheduler, "options": served}, silence_logs=logging.ERROR)
 
 
@@ -111,6 +110,7 @@ def _client(address: str, device: str, workers: int | None) -> "Client":
     """A connection, kept for the next cells; raises ParamsError where nothing answers."""
     Client = _dask()
     logging.getLogger("distributed").setLevel(logging.ERROR)  # when this process ends, too
+    os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "error")  # of workers on this machine
     try:
         client = Client(_local_cluster(device, workers) if address == "local" else address, timeout=ANSWER)
     except (OSError, ValueError):

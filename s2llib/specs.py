@@ -12,7 +12,7 @@ from s2llib.data.domain import Domain, Photos
 from s2llib.params import Encoder, Perturbation, PrivateLoRA, Recipe, Section, UnconditionalRecipe
 
 __all__ = [
-    "Base", "Blind", "Captioner", "Captions", "Crowd", "Drawn", "Generated", "ImageSet", "Images", "Judge", "Judged", "Learnt",
+    "Base", "Blind", "Captioner", "Captions", "Crowd", "Drawn", "Earlier", "Generated", "ImageSet", "Images", "Judge", "Judged", "Learnt",
     "Mixed", "Model", "NoiseImages", "Noised", "OtherWays", "Perturbed", "PrivateTune", "RealFeatures", "Replies", "Sampling",
     "Scoring", "Search", "SelfSupervised", "Soundness", "Tune", "Unconditional", "UnconditionalNoise", "UnconditionalTune", "WeightNoise",
 ]  # fmt: skip
@@ -34,7 +34,7 @@ class Tune:
     """A model fine-tuned on images by one of `METHODS`.
 
     name, instance: what the subject is called, and DreamBooth's fixed prompt; prior: images of the class (DreamBooth's prior preservation);
-    decay: of the pull of every trained weight towards where it starts.
+    decay: of the pull of every trained weight towards where it starts; stops: numbers of steps after which it is kept as well (`Earlier`).
     """
 
     base: "Model"
@@ -46,6 +46,23 @@ class Tune:
     seed: int
     prior: "Generated | None" = None
     decay: float = 0.0
+    stops: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A fine-tuned model as it was after fewer steps: one of its stops."""
+
+    of: Tune
+    steps: int
+
+    @property
+    def base(self) -> "Model":
+        return self.of.base
+
+    @property
+    def method(self) -> str:
+        return self.of.method
 
 
 @dataclass(frozen=True)
@@ -109,7 +126,7 @@ class UnconditionalNoise:
     seed: int
 
 
-Model: TypeAlias = Base | Tune | PrivateTune | WeightNoise | Unconditional | UnconditionalTune | UnconditionalNoise
+Model: TypeAlias = Base | Tune | Earlier | PrivateTune | WeightNoise | Unconditional | UnconditionalTune | UnconditionalNoise
 
 
 # sets of images

@@ -13,18 +13,25 @@ from s2llib.models.denoiser import Denoiser
 from s2llib.models.hardware import prepare
 from s2llib.models.pipeline import load_pipeline, pipeline_class
 from s2llib.models.unconditional import load_unconditional
-from s2llib.specs import Base, Model
+from s2llib.specs import Base, Earlier, Model
 
-__all__ = ["asked", "folder", "image_size", "loaded", "pipeline", "trained", "training"]
+__all__ = ["asked", "folder", "image_size", "loaded", "pipeline", "stop", "trained", "training"]
 
 
 def folder(lab: Lab, model: Model) -> Path:
     """Where a model lies: a whole pipeline, or what was trained on top of its base."""
+    if isinstance(model, Earlier):
+        return stop(made(lab, model.of), model.steps)
     if not isinstance(model, Base):
         return made(lab, model)
     if model.path is None and model.content != base_key(lab.params):
         raise ValueError("a base model that is trained here is that of its lab's own parameters")
     return model.path or base_model(lab.params, lab.store)
+
+
+def stop(run: Path, steps: int) -> Path:
+    """Where a training keeps what it was after so many steps."""
+    return run / f"steps-{steps}"
 
 
 def loaded(lab: Lab, model: Model):
@@ -48,7 +55,11 @@ def trained(lab: Lab, model: Model):
 
 def training(lab: Lab, model: Model) -> dict:
     """What was noted of a fine-tuning: loss of every step, trainable parameters, threads; nothing of a base model."""
-    return {} if isinstance(model, Base) else json.loads((made(lab, model) / "training.json").read_text())
+    if isinstance(model, Base):
+        return {}
+    run = model.of if isinstance(model, Earlier) else model
+    noted = json.loads((made(lab, run) / "training.json").read_text())
+    return noted | {"loss": noted["loss"][: model.steps]} if isinstance(model, Earlier) else noted
 
 
 def asked(model: Model, domain: Domain, text: str) -> str:

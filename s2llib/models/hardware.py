@@ -9,8 +9,8 @@ import torch
 from s2llib.params import Hardware, ParamsError, first_line
 
 __all__ = [
-    "autocast", "check_hardware", "computes_on", "cores", "free_memory", "halved", "in_batches", "is_out_of_memory", "memory", "optimizer_class", "prepare",
-    "use_attention",
+    "autocast", "check_hardware", "computes_bfloat16", "computes_on", "cores", "free_memory", "halved", "in_batches", "is_out_of_memory",
+    "memory", "optimizer_class", "prepare", "use_attention",
 ]  # fmt: skip
 
 
@@ -30,6 +30,14 @@ def memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 8 * 2**30
 
 
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies in bfloat16; one that does not takes several times as long in it as in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("bf16"))
+
+
 def computes_on(pipeline) -> torch.device:
     """Where a pipeline computes: of an offloaded one, not where its weights wait."""
     return getattr(pipeline, "_execution_device", pipeline.unet.device)
@@ -37,7 +45,7 @@ def computes_on(pipeline) -> torch.device:
 
 def check_hardware(p: Hardware, device: torch.device) -> None:
     """Raises ParamsError for what this machine cannot do."""
-    if p.precision == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if p.precision == "bfloat16" and device.type == "cuda" and not computes_bfloat16(device):
         raise ParamsError("hardware.precision is 'bfloat16', which this GPU lacks; set it to float32.")
     optimizer_class(p.optimizer)
     if p.optimizer == "adamw8bit" and device.type != "cuda":

@@ -30,10 +30,10 @@ from s2llib.models.pipeline import base_folder
 from s2llib.params import ParamsError, Recipe, resolved
 from s2llib.progress import track
 from s2llib.scale import run
-from s2llib.specs import Captioner, Captions, Learnt, Model, PrivateTune, Replies, Sampling, SelfSupervised, Tune
+from s2llib.specs import Base, Captioner, Captions, Learnt, Model, PrivateTune, Replies, Sampling, SelfSupervised, Tune
 from s2llib.store import digest, folder_digest, number
 from s2llib.studies.extraction import has_judge, own_judge
-from s2llib.studies.plan import private_recipe
+from s2llib.studies.plan import after_steps, private_recipe
 from s2llib.studies.prompts import private_prompts, reworded
 
 __all__ = [
@@ -146,8 +146,14 @@ def lora(lab: Lab, photos: Photos, how: Recipe) -> Tune:
 
 def targets(lab: Lab, how: Recipe | None = None, most: int | None = None) -> list[Target]:
     """The attacked models: two sets of photographs, the members of one being the non-members of the other; most: of either."""
-    p, (a, b, *_) = lab.params.blackbox, (some[:most] for some in private_sets(lab))
-    return [Target(*sets, lora(lab, sets[0], how or p.tune)) for sets in [(a, b), (b, a)][: p.targets]]
+    p, (a, b, *_) = lab.params.blackbox, (photos[:most] for photos in private_sets(lab))
+    how = how or p.tune
+    found = [Target(*sets, lora(lab, sets[0], how)) for sets in [(a, b), (b, a)][: p.targets]]
+    lengths = {p.tune.steps, *p.epochs}
+    if len(a) < p.members or how.steps not in lengths or how != p.tune.model_copy(update={"steps": how.steps}):
+        return found
+    of_one_run = [replace(target, model=after_steps(target.model, lengths)[how.steps]) for target in some(lab, found)]  # Figure 4
+    return of_one_run + found[len(of_one_run) :]
 
 
 def shadows(lab: Lab) -> list[Target]:
@@ -294,13 +300,18 @@ def untuned(lab: Lab) -> list[Target]:
     return [replace(target, model=lab.base) for target in targets(lab)]
 
 
+def overfitted(lab: Lab) -> Target:
+    """A model of few photographs, each seen often."""
+    p = lab.params.blackbox
+    a, b, *_ = (photos[: p.overfitted.members] for photos in private_sets(lab))
+    return Target(a, b, lora(lab, a, p.tune.model_copy(update={"steps": p.overfitted.steps})))
+
+
 def controls(lab: Lab) -> pd.DataFrame:
     """Attack-I against a model that is to leak, against models that saw none of the photographs, against the base; column control."""
-    p, found = lab.params.blackbox, []
-    a, b, *_ = (some[: p.overfitted.members] for some in private_sets(lab))
-    leaky = Target(a, b, lora(lab, a, p.tune.model_copy(update={"steps": p.overfitted.steps})))
+    found = []
     strangers = [replace(target, model=shadow.model) for target, shadow in zip(targets(lab), shadows(lab), strict=False)]
-    for title, models in {"overfitted": [leaky], "fine-tuned on others": strangers, "not fine-tuned": untuned(lab)[:1]}.items():
+    for title, models in {"overfitted": [overfitted(lab)], "fine-tuned on others": strangers, "not fine-tuned": untuned(lab)[:1]}.items():
         found.append(attacked(lab, models, {"control": title}))
     return pd.concat(found, ignore_index=True)
 
@@ -358,17 +369,28 @@ def by_wording(lab: Lab) -> pd.DataFrame:
     return studied(lab, "wording", ways)
 
 
+def by_epochs_models(lab: Lab) -> dict[int, list[Target]]:
+    """Models that are fine-tuned for so many steps."""
+    p = lab.params.blackbox
+    return {n: some(lab, targets(lab, p.tune.model_copy(update={"steps": n}))) for n in p.epochs}
+
+
 def by_epochs(lab: Lab) -> pd.DataFrame:
     """Fine-tuning for so many steps; column `steps`."""
+    return studied(lab, "steps", {n: (models, {}) for n, models in by_epochs_models(lab).items()})
+
+
+def by_size_models(lab: Lab) -> dict[int, list[Target]]:
+    """Models of fine-tuning sets of several sizes, at equal epochs."""
     p = lab.params.blackbox
-    return studied(lab, "steps", {n: (some(lab, targets(lab, p.tune.model_copy(update={"steps": n}))), {}) for n in p.epochs})
+    recipe = lambda n: p.tune.model_copy(update={"steps": max(1, round(p.tune.steps * n / p.members))})  # noqa: E731
+    return {n: targets(lab, recipe(n), n) for n in p.sizes}
 
 
 def by_size(lab: Lab) -> pd.DataFrame:
-    """Fine-tuning sets of several sizes, at equal epochs; the attacker knows as many photographs of each. Column `members`."""
-    p = lab.params.blackbox
-    recipe = lambda n: p.tune.model_copy(update={"steps": max(1, round(p.tune.steps * n / p.members))})  # noqa: E731
-    return studied(lab, "members", {n: (targets(lab, recipe(n), n), {"most": min(p.sizes) // 2}) for n in p.sizes})
+    """Fine-tuning sets of several sizes; the attacker knows as many photographs of each. Column `members`."""
+    least = {"most": min(lab.params.blackbox.sizes) // 2}
+    return studied(lab, "members", {n: (models, least) for n, models in by_size_models(lab).items()})
 
 
 def by_sampling(lab: Lab) -> pd.DataFrame:
@@ -377,14 +399,21 @@ def by_sampling(lab: Lab) -> pd.DataFrame:
 
 
 def specs(lab: Lab) -> list:
-    """The models and the questions of all scenarios and studies; a caption that is written counts as one that is known."""
-    p = lab.params.blackbox
-    attacked = [*targets(lab), *shadows(lab)]
-    attacked += [target for n in p.epochs for target in some(lab, targets(lab, p.tune.model_copy(update={"steps": n})))]
-    attacked += [target for each in private_models(lab).values() for target in each]
-    texts = [(target, [*side.captions, *(f"written {text}" for text in side.captions)]) for target in attacked for side in target.sides]
-    questions = [question for target, each in texts for question in asked(lab, target.model, each, p.queries)]
-    return [*(target.model for target in attacked), *questions]
+    """The models of all scenarios and studies, and what they are asked by the captions of photographs."""
+    attacked = [*targets(lab), *shadows(lab), overfitted(lab)]
+    for models in (by_epochs_models(lab), by_size_models(lab), private_models(lab)):
+        attacked += [target for each in models.values() for target in each]
+    return [target.model for target in attacked if not isinstance(target.model, Base)] + _questions(lab, attacked)
+
+
+def _questions(lab: Lab, attacked: list[Target], wording: str = "{}") -> list[Replies]:
+    texts = [(target, [wording.format(text) for text in side.captions]) for target in attacked for side in target.sides]
+    return [question for target, each in texts for question in asked(lab, target.model, each, lab.params.blackbox.queries)]
+
+
+def written_specs(lab: Lab) -> list:
+    """What models are asked by captions that will be written, to be counted: as many others as there are photographs."""
+    return _questions(lab, [*targets(lab), *shadows(lab)], "written {}")
 
 
 # DP-SGD

@@ -28,7 +28,9 @@ __all__ = ["blind", "clip_hits", "draws", "finetuned", "membership", "membership
 
 def sp_sets(lab: Lab) -> dict[str, Photos]:
     """SP sets of all domains by name."""
-    return {domain.name: photos(lab, sp_set(lab, domain)) for domain in track(lab.domains, "SP sets")}
+    found = {domain.name: sp_set(lab, domain) for domain in lab.domains}
+    run(lab, list(found.values()), "SP sets")
+    return {name: photos(lab, spec) for name, spec in track(found.items(), "SP sets")}
 
 
 def draws(lab: Lab, domain: Domain, method: str = PRETRAINED, images: int = 8) -> Photos:
