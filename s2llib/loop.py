@@ -55,7 +55,8 @@ def train(
 
     lr: for all parameters, or one for each; reached after `warmup` linear steps, then constant, or falling to 0 along
     a cosine. checkpoint: a folder to resume from and to save to once a minute. optimizer: `adamw`, or `adamw8bit`, which has no
-    checkpoints. after: called with the number of steps after each of them. Raises ParamsError when a loss or, in the end, a parameter is no number, or when a step does not fit in memory.
+    checkpoints. after: called with the number of steps after each of them. Raises ParamsError when a loss or, in the end, a parameter is no
+    number, or when a step does not fit in memory.
     """
     rates = lr if isinstance(lr, list) else [lr] * len(parameters)
     runs = groupby(zip(rates, parameters, strict=True), key=lambda pair: pair[0])

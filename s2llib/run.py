@@ -25,9 +25,9 @@ from s2llib.metrics.quality import no_brisque
 from s2llib.models.base import base_key, content
 from s2llib.params import resolved
 from s2llib.report.gallery import write_gallery
-from s2llib.report.report import figures_root
 from s2llib.scale import run as make
 from s2llib.scale import side_by_side
+from s2llib.scores import figures_root
 from s2llib.store import digest, file_digest, room_on, write_atomic
 from s2llib.studies import NOTEBOOKS
 from s2llib.studies.extraction import memorising

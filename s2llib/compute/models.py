@@ -3,17 +3,16 @@
 import json
 from pathlib import Path
 
-from s2llib.artifact import made
+from s2llib.artifact import made, table
 from s2llib.data.domain import Domain
 from s2llib.finetune.methods import TRAININGS
 from s2llib.finetune.recipe import load_adapters, prompt_of
 from s2llib.lab import Lab
-from s2llib.models.base import base_key, base_model
-from s2llib.models.denoiser import Denoiser
+from s2llib.models.base import base_key, base_model, edge_of, image_edge
 from s2llib.models.hardware import prepare
 from s2llib.models.pipeline import load_pipeline, pipeline_class
 from s2llib.models.unconditional import load_unconditional
-from s2llib.specs import Base, Earlier, Model
+from s2llib.specs import Base, Earlier, Model, Noted
 
 __all__ = ["asked", "folder", "image_size", "loaded", "pipeline", "stop", "trained", "training"]
 
@@ -54,11 +53,11 @@ def trained(lab: Lab, model: Model):
 
 
 def training(lab: Lab, model: Model) -> dict:
-    """What was noted of a fine-tuning: loss of every step, trainable parameters, threads; nothing of a base model."""
+    """What was noted of a fine-tuning: loss of every step, trainable parameters, threads, seconds; nothing of a base model."""
     if isinstance(model, Base):
         return {}
     run = model.of if isinstance(model, Earlier) else model
-    noted = json.loads((made(lab, run) / "training.json").read_text())
+    noted = json.loads(table(lab, Noted(run))["training"][0])
     return noted | {"loss": noted["loss"][: model.steps]} if isinstance(model, Earlier) else noted
 
 
@@ -72,4 +71,4 @@ def image_size(lab: Lab, model: Model) -> int:
     """Edge of a model's images in pixels."""
     while not isinstance(model, Base):
         model = model.base
-    return Denoiser(pipeline(lab, model)).size
+    return edge_of(model.path) if model.path else image_edge(lab.params)

@@ -5,7 +5,9 @@ import shutil
 from copy import deepcopy
 from pathlib import Path
 
-from s2llib.artifact import artifact, scratch
+import pandas as pd
+
+from s2llib.artifact import artifact, made, scratch, seconds
 from s2llib.compute.images import photos
 from s2llib.compute.models import stop, trained
 from s2llib.data.domain import Domain
@@ -14,7 +16,7 @@ from s2llib.finetune.knowledge import perturb
 from s2llib.finetune.methods import TRAININGS
 from s2llib.finetune.recipe import finetune, save_finetuned
 from s2llib.lab import Lab
-from s2llib.specs import PrivateTune, Tune, WeightNoise
+from s2llib.specs import Noted, PrivateTune, Tune, WeightNoise
 
 __all__: list[str] = []
 
@@ -65,3 +67,10 @@ def add_weight_noise(lab: Lab, spec: WeightNoise, folder: Path) -> None:
     report = {"loss": [], "trainable": perturb(pipeline, how, spec.recipe, subject, spec.sigma, spec.seed)}
     save_finetuned(pipeline, how, spec.recipe, subject, folder)
     (folder / "training.json").write_text(json.dumps(report))
+
+
+@artifact(Noted, "noted", 1)
+def note(lab: Lab, spec: Noted, folder: Path) -> None:
+    """training.parquet: training: JSON."""
+    noted = json.loads((made(lab, spec.model) / "training.json").read_text()) | {"seconds": seconds(lab, spec.model)}
+    pd.DataFrame({"training": [json.dumps(noted)]}).to_parquet(folder / "training.parquet")

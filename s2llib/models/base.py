@@ -31,6 +31,7 @@ __all__ = [
     "check_trained_on",
     "check_world",
     "content",
+    "edge_of",
     "image_edge",
     "training_world",
 ]
@@ -140,8 +141,11 @@ def base_tokenizer(p: Params):
 def image_edge(p: Params) -> int:
     """Edge of the base model's images in pixels, also before the model is trained or loaded."""
     folder = base_folder(p)
-    if not folder:
-        return SIZE
+    return edge_of(folder) if folder else SIZE
+
+
+def edge_of(folder: Path) -> int:
+    """Edge of the images of a pipeline's folder in pixels."""
     unet, vae = (json.loads((folder / part / "config.json").read_text(encoding="utf-8")) for part in ("unet", "vae"))
     return unet["sample_size"] * 2 ** (len(vae.get("block_out_channels", [0])) - 1)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import pandas as pd
 
+from s2llib.artifact import table
 from s2llib.compute.models import folder, image_size
 from s2llib.data.domain import Domain
 from s2llib.data.worlds import domain_names, known_names
@@ -18,7 +19,7 @@ from s2llib.params import Params, ParamsError
 from s2llib.progress import track
 from s2llib.scale import run
 from s2llib.specs import Judge, OtherWays
-from s2llib.studies.cells import Cell, read
+from s2llib.studies.cells import Cell
 from s2llib.studies.plan import cells, check_other, crowd, generations, search, tuned
 
 __all__ = ["extracted", "extraction_cells", "memorising", "options", "searched"]
@@ -84,8 +85,8 @@ def searched(lab: Lab, cells: Iterable[Cell]) -> pd.DataFrame:
     run(lab, [spec for search, _ in cells for spec in (search, crowd(lab, search.domain))], "extraction")
     tables = []
     for spec, labels in track(cells, "extraction"):
-        around = read(lab, crowd(lab, spec.domain))
-        tables.append(read(lab, spec).merge(around, on=["split", "image"], validate="one_to_one").assign(**labels))
+        around = table(lab, crowd(lab, spec.domain))
+        tables.append(table(lab, spec).merge(around, on=["split", "image"], validate="one_to_one").assign(**labels))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -118,7 +119,7 @@ def options(lab: Lab, method: str) -> pd.DataFrame:
     grid, tables = list(option_cells(lab, method)), []
     run(lab, [spec for spec, _ in grid], "extraction, other ways")
     for spec, labels in track(grid, "extraction, other ways"):
-        for tiles, part in read(lab, spec).groupby("tiles"):
-            around = read(lab, crowd(lab, spec.domain, tiles))
+        for tiles, part in table(lab, spec).groupby("tiles"):
+            around = table(lab, crowd(lab, spec.domain, tiles))
             tables.append(part.merge(around, on=["split", "image"], validate="many_to_one").assign(**labels))
     return pd.concat(tables, ignore_index=True)

@@ -253,7 +253,7 @@ def tuned(
 
 
 def after_steps(model: Tune, steps: Iterable[int]) -> dict[int, Model]:
-    """The model after each of these numbers of steps, all of one run; of a cosine schedule, whose rates depend on its length, each its own."""
+    """The model after each of these numbers of steps, all of one run; of a cosine, whose rates depend on its length, of a run each."""
     longest = max(steps)
     lasting = lambda n: replace(model, recipe=model.recipe.model_copy(update={"steps": n}))  # noqa: E731
     if model.recipe.schedule == "cosine":
