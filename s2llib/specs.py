@@ -135,11 +135,12 @@ Model: TypeAlias = Base | Tune | Earlier | PrivateTune | WeightNoise | Unconditi
 
 @dataclass(frozen=True)
 class Sampling:
-    """How images are drawn."""
+    """How images are drawn. sampler: `own`, the pipeline's scheduler, or `multistep` (DPM-Solver++)."""
 
     steps: int
     guidance: float
     negative: str = ""
+    sampler: str = "own"
 
 
 @dataclass(frozen=True)

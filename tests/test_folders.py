@@ -8,6 +8,7 @@ import unicodedata
 import numpy as np
 import pytest
 from PIL import Image
+from s2llib.stages.prompts import asked_prompts, private_prompts
 
 from s2llib import ParamsError, Study
 from s2llib.data.domain import load_image
@@ -16,7 +17,6 @@ from s2llib.data.reading import Reading, check_prompts, cut_prompts, prompts_mad
 from s2llib.data.worlds import check_used_captions, private_pool, read_world, reading
 from s2llib.models.base import base_tokenizer
 from s2llib.params import World, load_params
-from s2llib.stages.prompts import asked_prompts, private_prompts
 from s2llib.store import Store
 
 

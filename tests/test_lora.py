@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from peft import LoraConfig, get_peft_model
+from s2llib.study import PRETRAINED, other_base
 from safetensors.torch import load_file, save_file
 
 from s2llib import ParamsError, Study
@@ -17,7 +18,6 @@ from s2llib.models.base import base_key
 from s2llib.models.lora import fuse, lora_files
 from s2llib.models.pipeline import check_folder, load_pipeline
 from s2llib.params import load_params
-from s2llib.study import PRETRAINED, other_base
 
 BLOCK = "down_blocks.1.attentions.0.transformer_blocks.0"
 ATTENTION = [f"{BLOCK}.attn1.to_q", f"{BLOCK}.attn2.to_k", f"{BLOCK}.attn2.to_out.0"]

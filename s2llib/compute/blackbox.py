@@ -35,7 +35,15 @@ def reply(lab: Lab, spec: Replies, folder: Path) -> None:
     noise = lambda i: generator(number(spec.prompts[i]), spec.seed + 1)  # noqa: E731
     s, p = spec.sampling, lab.params
     images = draw(
-        pipeline(lab, spec.model), list(spec.prompts), noise, s.steps, s.guidance, s.negative, p.blackbox.batch, p.hardware.precision
+        pipeline(lab, spec.model),
+        list(spec.prompts),
+        noise,
+        s.steps,
+        s.guidance,
+        s.negative,
+        p.blackbox.batch,
+        p.hardware.precision,
+        s.sampler,
     )
     write_generated(folder, images, list(spec.prompts), "replies")
 

@@ -167,7 +167,10 @@ def shadows(lab: Lab) -> list[Target]:
 def asked(lab: Lab, model: Model, prompts: Sequence[str], repeats: int, steps: int | None = None) -> list[Replies]:
     """The questions: each prompt `repeats` times."""
     p, texts = lab.params.blackbox, tuple(dict.fromkeys(prompts))
-    return [Replies(model, texts, Sampling(steps or p.steps, p.guidance), lab.params.seed + i) for i in range(repeats)]
+    return [
+        Replies(model, texts, Sampling(steps or p.steps, p.guidance, sampler=lab.params.sp.sampler), lab.params.seed + i)
+        for i in range(repeats)
+    ]
 
 
 def drawn(lab: Lab, model: Model, prompts: Sequence[str], repeats: int, steps: int | None = None) -> torch.Tensor:

@@ -168,7 +168,7 @@ def recipe(lab: Lab, method: str) -> Recipe:
 def sampling(lab: Lab, guidance: float | None = None) -> Sampling:
     """How images are drawn; guidance: None: as SP images are."""
     p = lab.params.sp
-    return Sampling(p.steps, p.guidance if guidance is None else guidance, p.negative)
+    return Sampling(p.steps, p.guidance if guidance is None else guidance, p.negative, p.sampler)
 
 
 def sp_set(lab: Lab, domain: Domain, base: Model | None = None, attributes: tuple[list[str], ...] = ()) -> Generated:
