@@ -19,6 +19,7 @@ from s2llib.models.base import base_key, base_name, check_base, check_world
 from s2llib.models.hardware import check_hardware, computes_bfloat16, cores, memory
 from s2llib.models.pipeline import base_folder, pick_device
 from s2llib.params import Params, ParamsError, below_repository, load_params
+from s2llib.scores import tables_only
 from s2llib.specs import Base
 from s2llib.store import Store, check_writable
 
@@ -74,6 +75,8 @@ class Lab:
         """Refuse what cannot run: raises ParamsError with the thing and the mend. Studies add what they know (`refuses`)."""
         p = self.params
         check_writable(self.store.root, "S2L_HOME")
+        if tables_only():  # the scores that are there are of models and images that were checked
+            return
         if p.trains_base and p.world.kind == "folder":
             raise ParamsError(f"params/{p.profile}.yaml: a folder world needs a base model; set base.path or base.hub.")
         check_attacks(p)

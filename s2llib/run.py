@@ -23,11 +23,11 @@ from s2llib.kernel import cells_of, execute
 from s2llib.lab import Lab, other_base
 from s2llib.metrics.quality import no_brisque
 from s2llib.models.base import base_key, content
-from s2llib.params import resolved
+from s2llib.params import ParamsError, resolved
 from s2llib.report.gallery import write_gallery
 from s2llib.scale import run as make
 from s2llib.scale import side_by_side
-from s2llib.scores import figures_root
+from s2llib.scores import TABLES_ONLY, figures_root
 from s2llib.store import digest, file_digest, room_on, write_atomic
 from s2llib.studies import NOTEBOOKS
 from s2llib.studies.extraction import memorising
@@ -169,9 +169,21 @@ def fill(lab: Lab, notebook: str) -> None:
         lab.forget()  # the kernel loads its own
 
 
+def without_images(path: Path, to: Path) -> Path:
+    """A copy of a notebook without the cells that are tagged `images`."""
+    notebook = nbformat.read(path, 4)
+    notebook.cells = [cell for cell in notebook.cells if "images" not in cell.metadata.get("tags", [])]
+    nbformat.write(notebook, to)
+    return to
+
+
 def run(args: argparse.Namespace) -> int:
+    if args.tables:
+        if args.store or args.fresh:
+            raise ParamsError("--tables computes nothing, so that it goes with neither --store nor --fresh; leave one of them out.")
+        os.environ[TABLES_ONLY] = "1"
     lab, changed, notebooks, refusals = prepared(args)
-    if lab.params.world.kind == "folder":  # a large model: hours or weeks
+    if lab.params.world.kind == "folder" and not args.tables:  # a large model: hours or weeks
         print(announce(lab, [path for path in notebooks if path not in refusals]), file=sys.stderr, flush=True)
     folder, rows = lab.store.root / "runs" / args.profile, []
     with room_on(lab.store.root):
@@ -186,15 +198,16 @@ def run(args: argparse.Namespace) -> int:
             continue
         at, key = folder / f"{path.stem}.json", notebook_key(path, lab)
         record = _record(at)
-        if not args.fresh and unchanged(record, key, args.profile):
+        if not args.fresh and not args.tables and unchanged(record, key, args.profile):
             rows.append((path.stem, "unchanged", record["seconds"], len(record["outputs"])))
         else:
-            label, executed = f"[{number}/{len(notebooks)}] {path.stem}", folder / path.name
+            label, executed = f"[{number}/{len(notebooks)}] {path.stem}", folder / (f"tables-{path.name}" if args.tables else path.name)
             print(f"{label} ...", file=sys.stderr, flush=True)
             start = time.monotonic()
             with Status(label, len(cells_of(path)), record.get("seconds")) as status, room_on(folder):
                 fill(lab, path.name[:2])
-                failure = execute(path, executed, {"profile": args.profile, "overrides": changed}, status.at)
+                source = without_images(path, folder / f"tables-{path.name}") if args.tables else path
+                failure = execute(source, executed, {"profile": args.profile, "overrides": changed}, status.at)
             if failure and failure.refused:
                 print(failure.sentence, file=sys.stderr)
                 return 2
@@ -204,8 +217,9 @@ def run(args: argparse.Namespace) -> int:
                 return 1
             written = outputs(args.profile, path.stem)
             record = {"key": key, "seconds": round(time.monotonic() - start, 1), "outputs": written}
-            with room_on(lab.store.root):
-                write_atomic(at, json.dumps(record))
+            if not args.tables:
+                with room_on(lab.store.root):
+                    write_atomic(at, json.dumps(record))
             rows.append((path.stem, "made", record["seconds"], len(written)))
         if args.store:
             store_outputs(folder / path.name, path)

@@ -25,6 +25,7 @@ from s2llib.models.hardware import cores
 from s2llib.models.pipeline import pick_device
 from s2llib.params import Params, ParamsError, first_line
 from s2llib.progress import PROGRESS_FILE, track
+from s2llib.scores import tables_only
 from s2llib.store import FRESH, DiskFull
 
 if TYPE_CHECKING:
@@ -265,7 +266,7 @@ def _check_shared(client: "Client", address: str, root: Path) -> None:
 
 def side_by_side(lab: Lab) -> str:
     """Where artifacts are made side by side: the address that $S2L_DASK holds, or `local`; empty: nowhere."""
-    return os.environ.get(EXECUTOR) or ("local" if lab.workers > 1 else "")
+    return "" if tables_only() else os.environ.get(EXECUTOR) or ("local" if lab.workers > 1 else "")
 
 
 def run(lab: Lab, specs: list, what: str) -> None:

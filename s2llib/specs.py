@@ -304,10 +304,10 @@ class Noted:
 
 @dataclass(frozen=True)
 class Judge:
-    """A CLIP pair that looks at images. content: of its files, or the hub's name and revision; at: where it lies."""
+    """A CLIP pair that looks at images. content: of its files, or the hub's name and revision; at: where it lies; None: in the base that is trained here."""
 
     content: str
-    at: Path | str = field(compare=False)
+    at: Path | str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

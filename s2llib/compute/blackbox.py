@@ -11,7 +11,7 @@ import torch
 from s2llib.artifact import artifact, described, key, made, scratch
 from s2llib.attacks.blackbox import AGGREGATES, Evidence, inferred, similarity
 from s2llib.attacks.loss import loss
-from s2llib.compute.models import pipeline
+from s2llib.compute.models import judge_folder, pipeline
 from s2llib.data.domain import Photos
 from s2llib.data.worlds import auxiliary_images
 from s2llib.generate import draw, read_generated, write_generated
@@ -70,7 +70,7 @@ def write(lab: Lab, spec: Captions, folder: Path) -> None:
     if isinstance(spec.writer, Captioner):
         texts = write_captions(*load_blip(made(lab, spec.writer)), x)
     else:
-        texts = retrieve_captions(spec.writer.at, x, list(spec.known), list(spec.photos.captions) if spec.own else None)
+        texts = retrieve_captions(judge_folder(lab, spec.writer), x, list(spec.known), list(spec.photos.captions) if spec.own else None)
     pd.DataFrame({"caption": texts}).to_parquet(folder / "captions.parquet")
 
 
@@ -104,7 +104,7 @@ def encoded(lab: Lab, features: Features, x: torch.Tensor) -> torch.Tensor:
     if features.name == "vae":
         return encoders.vae_tokens(pipeline(lab, network), x, batch)
     if features.name == "clip":
-        return encoders.clip_tokens(network.at, x, batch)
+        return encoders.clip_tokens(judge_folder(lab, network), x, batch)
     if features.name == "selfsupervised":
         return encoder(lab, network).tokens(x, batch)
     return encoders.transformers_tokens(network.at, x, batch)

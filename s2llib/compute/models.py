@@ -12,9 +12,9 @@ from s2llib.models.base import base_key, base_model, edge_of, image_edge
 from s2llib.models.hardware import prepare
 from s2llib.models.pipeline import load_pipeline, pipeline_class
 from s2llib.models.unconditional import load_unconditional
-from s2llib.specs import Base, Earlier, Model, Noted
+from s2llib.specs import Base, Earlier, Judge, Model, Noted
 
-__all__ = ["asked", "folder", "image_size", "loaded", "pipeline", "stop", "trained", "training"]
+__all__ = ["asked", "folder", "image_size", "judge_folder", "loaded", "pipeline", "stop", "trained", "training"]
 
 
 def folder(lab: Lab, model: Model) -> Path:
@@ -26,6 +26,11 @@ def folder(lab: Lab, model: Model) -> Path:
     if model.path is None and model.content != base_key(lab.params):
         raise ValueError("a base model that is trained here is that of its lab's own parameters")
     return model.path or base_model(lab.params, lab.store)
+
+
+def judge_folder(lab: Lab, judge: Judge) -> Path | str:
+    """Where a judge lies."""
+    return judge.at or folder(lab, lab.base)
 
 
 def stop(run: Path, steps: int) -> Path:

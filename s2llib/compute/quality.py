@@ -9,6 +9,7 @@ from torch import Tensor
 
 from s2llib.artifact import artifact, made, table
 from s2llib.compute.images import photos
+from s2llib.compute.models import judge_folder
 from s2llib.data.domain import NONMEMBER
 from s2llib.generate import read_generated
 from s2llib.lab import Lab
@@ -25,7 +26,7 @@ def look_at_photographs(lab: Lab, spec: RealFeatures, folder: Path) -> None:
     """features.parquet: person, f0, f1, ... of their iid non-members."""
     tables = []
     for person in track(spec.people, "real photographs"):
-        x = image_features(spec.judge.at, person.splits[NONMEMBER].pixels(spec.size)).numpy()
+        x = image_features(judge_folder(lab, spec.judge), person.splits[NONMEMBER].pixels(spec.size)).numpy()
         tables.append(pd.DataFrame(x, columns=[f"f{i}" for i in range(x.shape[1])]).assign(person=person.name))
     pd.concat(tables, ignore_index=True).to_parquet(folder / "features.parquet")
 
@@ -40,14 +41,14 @@ def real_features(lab: Lab, spec: RealFeatures) -> dict[str, Tensor]:
 def retrieve(lab: Lab, spec: Retrieved, folder: Path) -> None:
     """hits.parquet: image, hit."""
     x = read_generated(made(lab, spec.images)).pixels(spec.size)
-    hits = retrieved(spec.judge.at, x, torch.tensor(spec.truth), list(spec.prompts)).numpy()
+    hits = retrieved(judge_folder(lab, spec.judge), x, torch.tensor(spec.truth), list(spec.prompts)).numpy()
     pd.DataFrame({"image": range(len(hits)), "hit": hits}).to_parquet(folder / "hits.parquet")
 
 
 @artifact(Judged, "quality", 1)
 def judge(lab: Lab, spec: Judged, folder: Path) -> None:
     """quality.parquet: image, retrieved, recognised, brisque, f0, f1, ... (CLIP features)."""
-    real, at = real_features(lab, spec.real), spec.real.judge.at
+    real, at = real_features(lab, spec.real), judge_folder(lab, spec.real.judge)
     names = list(real)
     x, truth = photos(lab, spec.generated).pixels(spec.real.size), torch.tensor(names.index(spec.person))
     features = image_features(at, x)

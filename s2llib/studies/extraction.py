@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import pandas as pd
 
 from s2llib.artifact import table
-from s2llib.compute.models import folder, image_size
+from s2llib.compute.models import image_size
 from s2llib.data.domain import Domain
 from s2llib.data.worlds import domain_names, known_names
 from s2llib.finetune.methods import PRETRAINED
@@ -92,8 +92,7 @@ def searched(lab: Lab, cells: Iterable[Cell]) -> pd.DataFrame:
 
 def own_judge(lab: Lab) -> Judge | None:
     """The CLIP pair that lies in the base model's folder, if one does."""
-    at = folder(lab, lab.base)
-    return Judge(lab.base.content, at) if (at / "clip").is_dir() else None
+    return Judge(lab.base.content, lab.base.path) if has_judge(lab.params) else None
 
 
 def has_judge(p: Params) -> bool:
