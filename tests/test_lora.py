@@ -12,7 +12,7 @@ from diffusers import StableDiffusionPipeline
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from s2llib import ParamsError, Study
+from s2llib import Lab, ParamsError
 from s2llib.models.base import base_key
 from s2llib.models.lora import fuse, lora_files
 from s2llib.models.pipeline import check_folder, load_pipeline
@@ -120,7 +120,7 @@ def kohya(shapes, path, layers=None, alphas=None, **more):
 def refusal(folder, path):
     """What a user who names this LoRA reads."""
     with pytest.raises(ParamsError) as error:
-        Study.from_profile("tiny", {"base.path": str(folder), "base.lora": str(path)}, root=path.parent / "artifacts")
+        Lab.open("tiny", {"base.path": str(folder), "base.lora": str(path)}, root=path.parent / "artifacts")
     assert not (path.parent / "artifacts").exists()
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -250,7 +250,7 @@ def test_a_linear_layer_that_was_trained_as_a_convolution_is_the_same_layer(pipe
 def lora_study(folder, root, **more):
     few = {"world.domains": 1, "base.path": str(folder), "sp.images": 4, "sp.steps": 2, "finetune.lora.steps": 2}
     few |= {"attacks.names": ["sima"], "mixsyn.attacks": ["sima"]}
-    return Study.from_profile("tiny", few | {f"base.{name}": value for name, value in more.items()}, root=root)
+    return Lab.open("tiny", few | {f"base.{name}": value for name, value in more.items()}, root=root)
 
 
 def test_a_study_with_a_lora_is_that_of_a_base_fused_by_hand_and_not_that_of_the_base(pipeline_folder, shapes, tmp_path):
@@ -275,7 +275,7 @@ def test_the_fused_folder_is_a_plain_pipeline_with_what_lay_beside_the_base(shap
     weight = load_file("models/lab/unet/diffusion_pytorch_model.safetensors")[f"{layer}.weight"].float()
     down, up = torch.randn(2, weight.shape[1]), torch.randn(weight.shape[0], 2)
     save_file({f"unet.{layer}.lora_A.weight": down, f"unet.{layer}.lora_B.weight": up}, tmp_path / "zoe.safetensors")
-    study = Study.from_profile("lab", {"base.lora": str(tmp_path / "zoe.safetensors")}, root=tmp_path / "artifacts")
+    study = Lab.open("lab", {"base.lora": str(tmp_path / "zoe.safetensors")}, root=tmp_path / "artifacts")
     check_folder(study.base_folder)
     fused = load_file(study.base_folder / "unet" / "diffusion_pytorch_model.safetensors")
     assert {x.dtype for x in fused.values()} == {torch.float32}
@@ -325,7 +325,7 @@ def test_a_lora_goes_onto_a_model_of_the_hub_too(pipeline_folder, shapes, tmp_pa
     kohya(shapes, tmp_path / "zoe.safetensors")
     monkeypatch.setattr("s2llib.models.pipeline._downloaded", lambda name: pipeline_folder)
     given = {"base.hub": "someone/model", "base.lora": str(tmp_path / "zoe.safetensors"), "world.domains": 1}
-    study = Study.from_profile("tiny", given, root=tmp_path / "artifacts")
+    study = Lab.open("tiny", given, root=tmp_path / "artifacts")
     assert study.base_name == "someone/model + zoe.safetensors at 1"
     assert study.base_key == lora_study(pipeline_folder, tmp_path / "artifacts", lora=str(tmp_path / "zoe.safetensors")).base_key
 
@@ -362,7 +362,7 @@ def test_a_lora_without_its_base_or_a_scale_without_its_lora_is_refused(override
 
 def test_a_lora_on_a_base_that_is_trained_anew_is_refused(tmp_path):
     with pytest.raises(ParamsError, match=r"base.lora goes onto the base in base.path, but retrain_base trains another"):
-        Study.from_profile("lab", {"base.lora": str(tmp_path), "retrain_base": True}, root=tmp_path / "artifacts")
+        Lab.open("lab", {"base.lora": str(tmp_path), "retrain_base": True}, root=tmp_path / "artifacts")
 
 
 # folders of trainers
