@@ -20,14 +20,15 @@ from s2llib.models.hardware import free_memory
 from s2llib.models.pipeline import base_folder
 from s2llib.params import World
 from s2llib.report.reading import what_was_read
+from s2llib.store import Store
 
 __all__ = ["announce", "check", "main", "planned"]
 
 TRAINED_HERE = "No estimate: the base model is trained here first, and only then can one evaluation of it be timed."
 
 
-def planned(world: World) -> list[Domain]:
-    """The domains of a world of portraits before any is drawn: so many images each, and no files."""
+def planned(world: World, _: Store | None = None) -> list[Domain]:
+    """The domains of a world of portraits before any is drawn (as `load_domains` takes them): so many images each, and no files."""
     single = world.members - round(world.duplicated * world.members)
     copies = {MEMBER: (1,) * single + (2,) * (world.members - single), NONMEMBER: (1,) * world.nonmembers}
     copies |= dict.fromkeys(STYLES[1:], (1,) * world.shifted)
@@ -57,7 +58,7 @@ def plan(lab: Lab) -> None:
     if lab.params.base.lora:
         lab.base = replace(lab.base, path=base_folder(lab.params))
     if lab.params.world.kind == "portraits":
-        lab.domains = planned(lab.params.world)
+        lab.reads = planned
 
 
 def main() -> int:

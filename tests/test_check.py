@@ -12,7 +12,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
 
-from s2llib import ParamsError, Study, check, run
+from s2llib import Lab, ParamsError, check, run
 from s2llib.command import guarded
 from s2llib.data.reading import Reading
 from s2llib.metrics.quality import no_brisque
@@ -24,6 +24,7 @@ from s2llib.report import reading as page
 from s2llib.report.reading import model_parts, what_was_read
 from s2llib.scale import _dask, _has_dashboard
 from s2llib.store import DiskFull, check_writable
+from s2llib.studies import ablations, mixsyn, priors
 
 SHADES = iter(range(1, 10**6))
 
@@ -53,8 +54,8 @@ def captioned(tmp_path):
         photographs(tmp_path / side / "zoe", 8, "zoe on a mountain", width)
 
 
-def study_of(overrides, tmp_path):
-    return Study.from_profile("audit", overrides, root=tmp_path / "artifacts")
+def lab_of(overrides, tmp_path):
+    return Lab.open("audit", overrides, root=tmp_path / "artifacts")
 
 
 # the command
@@ -91,8 +92,8 @@ def test_a_world_that_is_drawn_is_checked_without_drawing_more_than_the_models_a
     assert len(drawn) == (0 if profile == "tiny" else 1)
 
 
-def test_images_that_are_only_planned_are_as_many_as_are_drawn(study):
-    for planned, drawn in zip(check.planned(study.params.world), study.domains, strict=True):
+def test_images_that_are_only_planned_are_as_many_as_are_drawn(lab):
+    for planned, drawn in zip(check.planned(lab.params.world), lab.domains, strict=True):
         counts = lambda domain: [len(domain.members), *(len(photos) for photos in domain.splits.values())]  # noqa: E731
         assert (planned.name, counts(planned)) == (drawn.name, counts(drawn))
 
@@ -111,8 +112,8 @@ def test_twenty_files_left_out_are_named_on_a_screen_and_all_in_a_report(audit, 
     files = tuple((Path(f"/data/{i}.heic"), "cannot be read") for i in range(25))
     found = Reading((*files, (Path("/data/notes.pdf"), "no image")), {"member": {"metadata": 5, "template": 3}})
     monkeypatch.setattr(page, "reading", lambda world: found)
-    study = study_of(audit, tmp_path)
-    short, long = what_was_read(study), what_was_read(study, most=None)
+    lab = lab_of(audit, tmp_path)
+    short, long = what_was_read(lab), what_was_read(lab, most=None)
     assert "**Left out**: 26 files" in short
     assert "- cannot be read (25): /data/0.heic, " in short
     assert "/data/19.heic and 5 more" in short
@@ -126,7 +127,7 @@ def test_prompts_that_are_cut_are_counted_and_captions_are_among_them_where_they
     asked = {}
     monkeypatch.setattr(page, "cut_prompts", lambda tokenizer, length, texts: asked.update({length: texts}) or texts[:1])
     for caption in (False, True):
-        said = what_was_read(study_of(audit | {"attacks.caption": caption}, tmp_path))
+        said = what_was_read(lab_of(audit | {"attacks.caption": caption}, tmp_path))
         assert list(asked) == [24], "tokens of the text encoder"
         assert ("zoe on a mountain" in asked[24]) == caption
         assert f"**Prompts**: 1 of {len(asked[24])} are cut to the first 24 tokens: 'photo of zoe'." in said
@@ -141,7 +142,7 @@ def test_the_precision_of_stored_weights_and_the_prediction_are_those_of_the_fil
     assert {part: precision for part, _, precision, _ in model_parts(folder)} == {
         "unet": "float16", "vae": "float32", "text_encoder": "float32", "tokenizer": "", "scheduler": "",
     }  # fmt: skip
-    assert "it predicts v_prediction" in what_was_read(study_of(audit | {"base.path": str(folder)}, tmp_path))
+    assert "it predicts v_prediction" in what_was_read(lab_of(audit | {"base.path": str(folder)}, tmp_path))
 
 
 # refused before any compute
@@ -149,7 +150,7 @@ def test_the_precision_of_stored_weights_and_the_prediction_are_those_of_the_fil
 
 def refusal(overrides, tmp_path, profile="audit"):
     with pytest.raises(ParamsError) as error:
-        Study.from_profile(profile, overrides, root=tmp_path / "artifacts")
+        Lab.open(profile, overrides, root=tmp_path / "artifacts")
     assert "\n" not in str(error.value)
     assert not list((tmp_path / "artifacts").glob("[!f]*")), "nothing but the images' check"
     return str(error.value)
@@ -164,8 +165,8 @@ def test_captions_that_lack_the_prompt_whose_place_a_token_takes_are_refused_at_
     found = refusal(audit | more | {"attacks.caption": True}, tmp_path)
     assert found.startswith("attacks.caption: Textual Inversion")
     assert "in place of 'photo of zoe', which the caption 'zoe on a mountain' of" in found
-    study_of(audit | more | {"attacks.caption": True, "world.instance": "{name}", "world.condition": "{name}"}, tmp_path)
-    study_of(audit | more, tmp_path)
+    lab_of(audit | more | {"attacks.caption": True, "world.instance": "{name}", "world.condition": "{name}"}, tmp_path)
+    lab_of(audit | more, tmp_path)
 
 
 def test_extraction_by_captions_asks_the_same_of_them(audit, tmp_path):
@@ -177,12 +178,12 @@ def test_extraction_by_captions_asks_the_same_of_them(audit, tmp_path):
 
 def test_the_notebooks_of_ablations_and_of_the_defence_are_refused_for_such_captions(audit, tmp_path):
     captioned(tmp_path)
-    study = study_of(audit | {"attacks.caption": True, "mixsyn.methods": ["textual_inversion"]}, tmp_path)
-    assert study.no_ablations().startswith("attacks.caption: Textual Inversion learns a token in place of 'photo of zoe'")
-    assert study.no_defense() == study.no_ablations()
+    lab = lab_of(audit | {"attacks.caption": True, "mixsyn.methods": ["textual_inversion"]}, tmp_path)
+    assert ablations.refusal(lab).startswith("attacks.caption: Textual Inversion learns a token in place of 'photo of zoe'")
+    assert mixsyn.refusal(lab) == ablations.refusal(lab)
     with pytest.raises(ParamsError, match=r"attacks\.caption: Textual Inversion learns"):
-        study.ablation({1: {}}, "textual_inversion")
-    assert study_of(audit, tmp_path).no_ablations() == ""
+        ablations.ablation(lab, ablations.Ablation("none", "textual_inversion", {1: {}}, None))
+    assert ablations.refusal(lab_of(audit, tmp_path)) == ""
 
 
 def test_captions_of_a_world_that_is_drawn_begin_with_a_photo_of(tmp_path):
@@ -231,7 +232,7 @@ def test_a_unet_whose_images_have_no_edge_is_refused(audit, pipeline_folder, tmp
 
 
 def test_one_person_has_no_wrong_name_among_the_levels_of_knowledge(audit, tmp_path):
-    assert study_of(audit, tmp_path).prior_levels() == ["noise", "weights", "generic", "name", "attributes"]
+    assert priors.prior_levels(lab_of(audit, tmp_path)) == ["noise", "weights", "generic", "name", "attributes"]
 
 
 # where results are written
@@ -258,7 +259,7 @@ def test_a_store_with_a_folder_of_another_user_is_refused(tmp_path, monkeypatch)
 def test_a_full_disk_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
     with pytest.raises(ParamsError, match=rf"The disk of {tmp_path} is full; make room, or set \$S2L_HOME"):
-        Study.from_profile("tiny", root=tmp_path)
+        Lab.open("tiny", root=tmp_path)
 
 
 def test_a_profile_that_is_no_utf8_is_one_sentence_and_a_byte_order_mark_is_none(tmp_path, monkeypatch):

@@ -10,14 +10,17 @@ import pytest
 from PIL import Image
 from s2llib.stages.prompts import asked_prompts, private_prompts
 
-from s2llib import ParamsError, Study
+from s2llib import Lab, ParamsError
 from s2llib.data.domain import load_image
 from s2llib.data.folders import check_images, in_folder, read_folder
 from s2llib.data.reading import Reading, check_prompts, cut_prompts, prompts_made_same
 from s2llib.data.worlds import check_used_captions, private_pool, read_world, reading
+from s2llib.finetune.methods import PRETRAINED
 from s2llib.models.base import base_tokenizer
 from s2llib.params import World, load_params
 from s2llib.store import Store
+from s2llib.studies import s2l
+from s2llib.studies.prompts import asked_prompts, private_prompts
 
 
 def paint(path, seed=None, **how):
@@ -349,7 +352,13 @@ def test_a_name_of_255_bytes_is_read(sides):
 
 def load(at, pipeline_folder, **more):
     given = {"world": world(at).model_dump() | {"domains": 40}, "base.path": str(pipeline_folder)}
-    return Study.from_profile("tiny", given | more, root=at / "artifacts")
+    return Lab.open("tiny", given | more, root=at / "artifacts")
+
+
+def scores(lab):
+    """What every attack says of every photograph, asked of the base model."""
+    table = s2l.membership(lab, [PRETRAINED])
+    return table[table["split"] != "reference"]["score"]
 
 
 def test_copies_within_one_split_are_refused_with_how_many_there_are(sides, pipeline_folder):
@@ -361,15 +370,14 @@ def test_copies_within_one_split_are_refused_with_how_many_there_are(sides, pipe
 
 
 def test_images_of_any_suffix_behind_any_link_have_the_scores_of_plain_ones(sides, pipeline_folder):
-    study = load(sides, pipeline_folder)
-    plain = study.scores(study.domains[0], "pretrained")["score"]
+    plain = scores(load(sides, pipeline_folder))
     os.rename(sides / "in" / "0.png", sides / "in" / "0.jfif")
     os.rename(sides / "in" / "1.png", sides / "in" / "1")
     (sides / "in").rename(sides / "kept")
     (sides / "in").symlink_to(sides / "kept")
     again = load(sides, pipeline_folder)
     assert [path.name for path in again.domains[0].members.paths] == ["0.jfif", "1", "2.png"]
-    assert again.scores(again.domains[0], "pretrained")["score"].equals(plain)
+    assert scores(again).equals(plain)
 
 
 # listings
@@ -451,7 +459,7 @@ def test_a_file_that_is_listed_twice_is_named_as_that(tmp_path, pipeline_folder)
     listed(tmp_path, [*rows, rows[0]])
     given = {"world": {"kind": "folder", "folder": str(tmp_path), "domains": 40}, "base.path": str(pipeline_folder)}
     with pytest.raises(ParamsError, match=r"member0.png is listed twice; remove one of the lines \(in metadata.jsonl, `copies` says"):
-        Study.from_profile("tiny", given, root=tmp_path / "artifacts")
+        Lab.open("tiny", given, root=tmp_path / "artifacts")
 
 
 # captions
@@ -585,8 +593,7 @@ def test_the_attack_sees_the_same_captions_in_every_form(sides, pipeline_folder)
                 listed(sides / side, [{"file_name": f"{i}.png", "caption": f"a photo of zoe, {side} {i}"} for i in range(3)])
         elif how:
             give(sides, CAPTIONED[how])
-        study = load(sides, pipeline_folder, **{"attacks.caption": how is not None})
-        found.append(study.scores(study.domains[0], "pretrained")["score"])
+        found.append(scores(load(sides, pipeline_folder, **{"attacks.caption": how is not None})))
     assert all(one.equals(found[1]) for one in found[2:])
     assert not found[0].equals(found[1])
 

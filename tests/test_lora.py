@@ -10,14 +10,19 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from peft import LoraConfig, get_peft_model
-from s2llib.study import PRETRAINED, other_base
 from safetensors.torch import load_file, save_file
 
-from s2llib import ParamsError, Study
+from s2llib import Lab, ParamsError
+from s2llib.artifact import made
+from s2llib.compute import models
+from s2llib.finetune.methods import PRETRAINED
+from s2llib.lab import other_base
 from s2llib.models.base import base_key
 from s2llib.models.lora import fuse, lora_files
 from s2llib.models.pipeline import check_folder, load_pipeline
 from s2llib.params import load_params
+from s2llib.studies import audit, blackbox, mixsyn, s2l
+from s2llib.studies.plan import tuned
 
 BLOCK = "down_blocks.1.attentions.0.transformer_blocks.0"
 ATTENTION = [f"{BLOCK}.attn1.to_q", f"{BLOCK}.attn2.to_k", f"{BLOCK}.attn2.to_out.0"]
@@ -120,7 +125,7 @@ def kohya(shapes, path, layers=None, alphas=None, **more):
 def refusal(folder, path):
     """What a user who names this LoRA reads."""
     with pytest.raises(ParamsError) as error:
-        Study.from_profile("tiny", {"base.path": str(folder), "base.lora": str(path)}, root=path.parent / "artifacts")
+        Lab.open("tiny", {"base.path": str(folder), "base.lora": str(path)}, root=path.parent / "artifacts")
     assert not (path.parent / "artifacts").exists()
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -247,26 +252,26 @@ def test_a_linear_layer_that_was_trained_as_a_convolution_is_the_same_layer(pipe
 # in a study
 
 
-def lora_study(folder, root, **more):
+def lora_lab(folder, root, **more):
     few = {"world.domains": 1, "base.path": str(folder), "sp.images": 4, "sp.steps": 2, "finetune.lora.steps": 2}
     few |= {"attacks.names": ["sima"], "mixsyn.attacks": ["sima"]}
-    return Study.from_profile("tiny", few | {f"base.{name}": value for name, value in more.items()}, root=root)
+    return Lab.open("tiny", few | {f"base.{name}": value for name, value in more.items()}, root=root)
 
 
 def test_a_study_with_a_lora_is_that_of_a_base_fused_by_hand_and_not_that_of_the_base(pipeline_folder, shapes, tmp_path):
     found = kohya(shapes, tmp_path / "zoe.safetensors", {"unet": UNET, "text_encoder": TEXT})
     by_hand(pipeline_folder, found, dict.fromkeys(found, 0.05), tmp_path / "fused")
-    studies = [
-        lora_study(pipeline_folder, tmp_path / "a", lora=str(tmp_path / "zoe.safetensors"), lora_scale=0.05),
-        lora_study(tmp_path / "fused", tmp_path / "b"),
-        lora_study(pipeline_folder, tmp_path / "c"),
+    labs = [
+        lora_lab(pipeline_folder, tmp_path / "a", lora=str(tmp_path / "zoe.safetensors"), lora_scale=0.05),
+        lora_lab(tmp_path / "fused", tmp_path / "b"),
+        lora_lab(pipeline_folder, tmp_path / "c"),
     ]
-    ours, fused, base = (study.membership([PRETRAINED])["score"].to_numpy() for study in studies)
+    ours, fused, base = (s2l.membership(lab, [PRETRAINED])["score"].to_numpy() for lab in labs)
     assert ours == pytest.approx(fused, rel=1e-4)
     assert (abs(ours / base - 1) > 1e-3).mean() > 0.9
-    assert studies[0].base_name == "model + zoe.safetensors at 0.05"
-    assert studies[0].finetuned(studies[0].domains[0], "lora").is_dir(), "what is downstream sees a plain folder"
-    assert studies[0].base_folder.parent == tmp_path / "a" / "fused"
+    assert labs[0].base_name == "model + zoe.safetensors at 0.05"
+    assert made(labs[0], tuned(labs[0], labs[0].domains[0], "lora")).is_dir(), "what is downstream sees a plain folder"
+    assert models.folder(labs[0], labs[0].base).parent == tmp_path / "a" / "fused"
 
 
 def test_the_fused_folder_is_a_plain_pipeline_with_what_lay_beside_the_base(shapes, tmp_path):
@@ -275,15 +280,16 @@ def test_the_fused_folder_is_a_plain_pipeline_with_what_lay_beside_the_base(shap
     weight = load_file("models/lab/unet/diffusion_pytorch_model.safetensors")[f"{layer}.weight"].float()
     down, up = torch.randn(2, weight.shape[1]), torch.randn(weight.shape[0], 2)
     save_file({f"unet.{layer}.lora_A.weight": down, f"unet.{layer}.lora_B.weight": up}, tmp_path / "zoe.safetensors")
-    study = Study.from_profile("lab", {"base.lora": str(tmp_path / "zoe.safetensors")}, root=tmp_path / "artifacts")
-    check_folder(study.base_folder)
-    fused = load_file(study.base_folder / "unet" / "diffusion_pytorch_model.safetensors")
+    lab = Lab.open("lab", {"base.lora": str(tmp_path / "zoe.safetensors")}, root=tmp_path / "artifacts")
+    at = models.folder(lab, lab.base)
+    check_folder(at)
+    fused = load_file(at / "unet" / "diffusion_pytorch_model.safetensors")
     assert {x.dtype for x in fused.values()} == {torch.float32}
     torch.testing.assert_close(fused[f"{layer}.weight"], weight + up @ down)
     for name in ("clip/config.json", "clip/model.safetensors", "training.json", "world.json"):
-        assert (study.base_folder / name).read_bytes() == Path("models/lab", name).read_bytes()
+        assert (at / name).read_bytes() == Path("models/lab", name).read_bytes()
     texts = ["a photo of ada abeck", "zoe"]
-    plain = StableDiffusionPipeline.from_pretrained(study.base_folder)
+    plain = StableDiffusionPipeline.from_pretrained(at)
     assert plain.tokenizer(texts).input_ids == load_pipeline(Path("models/lab")).tokenizer(texts).input_ids
 
 
@@ -305,19 +311,21 @@ def test_the_key_of_the_base_holds_the_loras_content_and_its_scale_alone(pipelin
 
 def test_another_base_does_not_carry_the_lora_over(pipeline_folder, shapes, tmp_path):
     kohya(shapes, tmp_path / "zoe.safetensors")
-    study = lora_study(pipeline_folder, tmp_path / "artifacts", lora=str(tmp_path / "zoe.safetensors"), lora_scale=0.5)
-    other = study.variant(other_base(str(pipeline_folder)))
-    assert other.base_key == lora_study(pipeline_folder, tmp_path / "artifacts").base_key
+    lab = lora_lab(pipeline_folder, tmp_path / "artifacts", lora=str(tmp_path / "zoe.safetensors"), lora_scale=0.5)
+    other, same = lab.at(other_base(str(pipeline_folder))), lab.at({"attacks.batch": 2})
+    assert other.base.content == lora_lab(pipeline_folder, tmp_path / "artifacts").base.content
     assert other.base_name == "model"
-    assert study.variant({"attacks.batch": 2})._origin is study
+    ours, its, theirs = (models.pipeline(each, each.base) for each in (lab, same, other))
+    assert its is ours, "one base is loaded once"
+    assert not torch.equal(*(each.unet.state_dict()[changed("unet")] for each in (ours, theirs)))
 
 
 def test_no_check_fuses_a_lora(pipeline_folder, shapes, tmp_path):
     kohya(shapes, tmp_path / "zoe.safetensors")
-    study = lora_study(pipeline_folder, tmp_path / "artifacts", lora=str(tmp_path / "zoe.safetensors"))
-    assert f"{pipeline_folder} has no CLIP pair (clip/)" in study.no_blackbox()
-    assert f"{pipeline_folder} has none in clip/" in study.no_defense()
-    assert not study.no_audit()
+    lab = lora_lab(pipeline_folder, tmp_path / "artifacts", lora=str(tmp_path / "zoe.safetensors"))
+    assert f"{pipeline_folder} has no CLIP pair (clip/)" in blackbox.refusal(lab)
+    assert f"{pipeline_folder} has none in clip/" in mixsyn.refusal(lab)
+    assert not audit.refusal(lab)
     assert not (tmp_path / "artifacts" / "fused").exists()
 
 
@@ -325,9 +333,9 @@ def test_a_lora_goes_onto_a_model_of_the_hub_too(pipeline_folder, shapes, tmp_pa
     kohya(shapes, tmp_path / "zoe.safetensors")
     monkeypatch.setattr("s2llib.models.pipeline._downloaded", lambda name: pipeline_folder)
     given = {"base.hub": "someone/model", "base.lora": str(tmp_path / "zoe.safetensors"), "world.domains": 1}
-    study = Study.from_profile("tiny", given, root=tmp_path / "artifacts")
-    assert study.base_name == "someone/model + zoe.safetensors at 1"
-    assert study.base_key == lora_study(pipeline_folder, tmp_path / "artifacts", lora=str(tmp_path / "zoe.safetensors")).base_key
+    lab = Lab.open("tiny", given, root=tmp_path / "artifacts")
+    assert lab.base_name == "someone/model + zoe.safetensors at 1"
+    assert lab.base == lora_lab(pipeline_folder, tmp_path / "artifacts", lora=str(tmp_path / "zoe.safetensors")).base
 
 
 def test_an_estimate_and_the_command_line_take_a_lora(pipeline_folder, shapes, tmp_path, monkeypatch, capsys):
@@ -362,7 +370,7 @@ def test_a_lora_without_its_base_or_a_scale_without_its_lora_is_refused(override
 
 def test_a_lora_on_a_base_that_is_trained_anew_is_refused(tmp_path):
     with pytest.raises(ParamsError, match=r"base.lora goes onto the base in base.path, but retrain_base trains another"):
-        Study.from_profile("lab", {"base.lora": str(tmp_path), "retrain_base": True}, root=tmp_path / "artifacts")
+        Lab.open("lab", {"base.lora": str(tmp_path), "retrain_base": True}, root=tmp_path / "artifacts")
 
 
 # folders of trainers
@@ -382,7 +390,7 @@ def test_a_trainers_folder_is_its_lora_and_not_its_checkpoints(pipeline_folder, 
     ):
         (at / name).write_bytes(b"other")
     assert lora_files(at) == {"": at / "pytorch_lora_weights.safetensors"}
-    assert lora_study(pipeline_folder, tmp_path / "artifacts", lora=str(at)).base_name == "model + zoe-lora at 1"
+    assert lora_lab(pipeline_folder, tmp_path / "artifacts", lora=str(at)).base_name == "model + zoe-lora at 1"
 
 
 def test_a_folder_that_does_not_say_which_lora_is_meant_is_asked(pipeline_folder, shapes, tmp_path):
@@ -408,7 +416,7 @@ def test_a_folder_that_does_not_say_which_lora_is_meant_is_asked(pipeline_folder
 
 def refusal_of_pipeline(folder, tmp_path):
     with pytest.raises(ParamsError) as error:
-        lora_study(folder, tmp_path / "artifacts", lora=str(folder))
+        lora_lab(folder, tmp_path / "artifacts", lora=str(folder))
     return str(error.value)
 
 
@@ -591,8 +599,8 @@ def test_a_pipeline_with_a_lora_beside_it_is_asked_which_is_meant(pipeline_folde
     with pytest.raises(
         ParamsError, match=re.escape(f"holds a LoRA beside the pipeline; set base.lora={beside} to fuse it, or move it elsewhere.")
     ):
-        lora_study(tmp_path / "model", tmp_path / "artifacts")
-    assert lora_study(tmp_path / "model", tmp_path / "artifacts", lora=str(beside)).base_key
+        lora_lab(tmp_path / "model", tmp_path / "artifacts")
+    assert lora_lab(tmp_path / "model", tmp_path / "artifacts", lora=str(beside)).base.content
 
 
 @pytest.mark.parametrize("fused", [False, True])

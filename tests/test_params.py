@@ -11,10 +11,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from s2llib import ParamsError, Study
+from s2llib import Lab, ParamsError
 from s2llib.data.worlds import check_unchanged
+from s2llib.finetune.methods import PRETRAINED
 from s2llib.models.pipeline import check_folder
 from s2llib.params import load_params, profiles
+from s2llib.studies import extraction, priors, s2l
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,8 +34,6 @@ def test_every_shipped_profile_is_valid(profile):
         ("finetune.lora.rank", 0, "finetune.lora.rank is 0; it must be greater than or equal to 1"),
         ("finetune.dreambooth.steps", -5, "finetune.dreambooth.steps is -5"),
         ("sp.images", "many", "sp.images is 'many'; it must be a valid integer"),
-        ("attacks.secmi", {"k": 30, "t": 100}, "t must be a multiple of k"),
-        ("attacks.names", ["secmy"], "attacks.names.0 is 'secmy'; it must be 'secmi', 'pia'"),
         ("world.domains", 99, "only 4 people are in the training set"),
         ("world.members", 1, "world.members is 1"),
         ("world.condition", "a photo", "must contain {name}"),
@@ -60,21 +60,24 @@ def test_a_wrong_parameter_is_one_sentence_with_its_key(key, value, message):
         ({"finetune.methods": ["lorra"]}, "unknown method 'lorra'; known: dreambooth, lora"),
         ({"base.path": "/nowhere"}, "/nowhere is no diffusers pipeline"),
         ({"attacks.sweep.methods": ["lorra"]}, "unknown method 'lorra'"),
+        ({"attacks.names": ["secmy"]}, "params/tiny.yaml: attacks.names: unknown attack 'secmy'; known: secmi, pia"),
+        ({"attacks.secmi": {"k": 30, "t": 100}}, "params/tiny.yaml: attacks.secmi; k is 30 and t is 100; t must be a multiple of k."),
         ({"finetune.textual_inversion.extra": -4}, "finetune.textual_inversion.extra: extra is -4 but 'photo of ada abeck' has 4 tokens"),
         ({"ablations.extra": [-9, 0]}, "ablations.extra: extra is -9"),
     ],
 )
 def test_what_cannot_run_is_refused_before_any_compute(overrides, message, tmp_path):
-    with pytest.raises(ParamsError, match=re.escape(message)):
-        Study.from_profile("tiny", overrides, root=tmp_path / "artifacts")
+    with pytest.raises(ParamsError, match=re.escape(message)) as error:
+        Lab.open("tiny", overrides, root=tmp_path / "artifacts")
+    assert "\n" not in str(error.value)
     assert not (tmp_path / "artifacts").exists()
 
 
 def test_a_world_that_the_base_model_was_not_trained_on_is_refused(tmp_path):
     with pytest.raises(ParamsError, match=r"world.seed is 5 but .*models/lab was trained with 2024.*retrain_base"):
-        Study.from_profile("lab", {"world.seed": 5}, root=tmp_path / "artifacts")
+        Lab.open("lab", {"world.seed": 5}, root=tmp_path / "artifacts")
     with pytest.raises(ParamsError, match=r"world.members is 50"):
-        Study.from_profile("lab", {"world.members": 50}, root=tmp_path / "artifacts")
+        Lab.open("lab", {"world.members": 50}, root=tmp_path / "artifacts")
     assert not (tmp_path / "artifacts").exists()
 
 
@@ -85,7 +88,7 @@ def test_a_model_with_a_world_of_its_own_is_audited_with_ones_own_folders(tmp_pa
         for i in range(2):
             Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / side / f"{i}.png")
     given = {"base.path": "models/lab", "world.folders.member": str(tmp_path / "in"), "world.folders.nonmember": str(tmp_path / "out")}
-    assert Study.from_profile("audit", given, root=tmp_path / "artifacts").base_name == "lab"
+    assert Lab.open("audit", given, root=tmp_path / "artifacts").base_name == "lab"
 
 
 def test_a_hub_model_takes_the_place_of_the_profiles_folder():
@@ -127,7 +130,7 @@ def folder(tmp_path):
 def load(folder, rows, pipeline_folder):
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     world = {"world": {"kind": "folder", "folder": str(folder), "domains": 40}, "base.path": str(pipeline_folder)}
-    return Study.from_profile("tiny", world, root=folder / "artifacts")
+    return Lab.open("tiny", world, root=folder / "artifacts")
 
 
 def test_a_folder_of_ones_own_images_is_a_world(folder, pipeline_folder):
@@ -136,16 +139,16 @@ def test_a_folder_of_ones_own_images_is_a_world(folder, pipeline_folder):
 
 
 def test_a_folder_that_changes_while_a_study_runs_is_noticed_and_its_results_are_made_anew(folder, pipeline_folder):
-    study = load(*folder, pipeline_folder)
-    (domain,) = study.domains
-    check_unchanged(study.params.world, domain, study.store)
-    before = study.scores(domain, "pretrained")
+    lab = load(*folder, pipeline_folder)
+    (domain,) = lab.domains
+    check_unchanged(lab.params.world, domain, lab.store)
+    before = s2l.membership(lab, [PRETRAINED])
     Image.new("RGB", (64, 64), (9, 8, 7)).save(folder[0] / "member1.png")
     with pytest.raises(ParamsError, match="images or captions of 'zoe' changed while the study ran; run the same command again"):
-        study.extracted(domain, "pretrained")
+        extraction.extracted(lab, [PRETRAINED])
     again = load(*folder, pipeline_folder)
     assert again.domains[0].digest != domain.digest
-    assert not again.scores(again.domains[0], "pretrained")["score"].equals(before["score"])
+    assert not s2l.membership(again, [PRETRAINED])["score"].equals(before["score"])
 
 
 def test_people_with_public_photographs_alone_are_no_members(folder, pipeline_folder):
@@ -155,16 +158,16 @@ def test_people_with_public_photographs_alone_are_no_members(folder, pipeline_fo
     public = [{"file_name": f"public{i}.png", "text": "a photo of max", "domain": "max", "split": "public"} for i in range(2)]
     (path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, *public]))
     world = {"world": {"kind": "folder", "folder": str(path), "domains": ["zoe"]}, "base.path": str(pipeline_folder)}
-    study = Study.from_profile("tiny", world | {"priors.public": ["max"]}, root=path / "artifacts")
-    assert [person.name for person in study.everyone] == ["zoe"]
-    assert study.no_transfer() == ""
-    assert study.prior_levels()[-1] == "attributes", "zoe has no public photographs"
+    lab = Lab.open("tiny", world | {"priors.public": ["max"]}, root=path / "artifacts")
+    assert [person.name for person in lab.everyone] == ["zoe"]
+    assert priors.no_transfer(lab) == ""
+    assert priors.prior_levels(lab)[-1] == "attributes", "zoe has no public photographs"
     shutil.copy(path / "member1.png", path / "public1.png")
     with pytest.raises(ParamsError, match=r"the public photograph .*public1.png is the same image as .*member1.png; remove one"):
-        study.check()
+        lab.check()
     (path / "public1.png").write_bytes(b"x")
     with pytest.raises(ParamsError, match=r"public1.png cannot be read as an image"):
-        study.check()
+        lab.check()
 
 
 def broken(folder, rows, how):
@@ -223,7 +226,7 @@ def test_a_folder_that_cannot_be_used_is_refused_with_the_mend(folder, pipeline_
 def test_a_missing_image_folder_is_named(pipeline_folder):
     world = {"world": {"kind": "folder", "folder": "/no/such/place"}, "base.path": str(pipeline_folder)}
     with pytest.raises(ParamsError, match="/no/such/place does not exist"):
-        Study.from_profile("tiny", world)
+        Lab.open("tiny", world)
 
 
 @pytest.mark.parametrize(("part", "message"), [("unet", "has no unet"), ("text_encoder", "has no text_encoder")])
@@ -231,7 +234,7 @@ def test_a_base_without_a_part_is_no_stable_diffusion(tmp_path, pipeline_folder,
     shutil.copytree(pipeline_folder, tmp_path / "model")
     shutil.rmtree(tmp_path / "model" / part)
     with pytest.raises(ParamsError, match=message):
-        Study.from_profile("tiny", {"base.path": str(tmp_path / "model")})
+        Lab.open("tiny", {"base.path": str(tmp_path / "model")})
 
 
 PICKLED = [("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model"), ("text_encoder", "pytorch_model")]
@@ -282,7 +285,7 @@ def test_a_model_folder_that_cannot_be_used_is_refused_with_the_mend(tmp_path, p
     shutil.copytree(pipeline_folder, tmp_path / "model")
     damaged(tmp_path / "model", how)
     with pytest.raises(ParamsError, match=message) as error:
-        Study.from_profile("tiny", {"base.path": str(tmp_path / "model")})
+        Lab.open("tiny", {"base.path": str(tmp_path / "model")})
     assert "\n" not in str(error.value)
 
 

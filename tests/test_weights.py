@@ -23,7 +23,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from s2llib import Study
+from s2llib import Lab
 from s2llib.attacks import attack_scores, last_timestep
 from s2llib.data.domain import Photos
 from s2llib.data.portraits import portrait
@@ -117,7 +117,7 @@ def test_names_with_a_wrappers_prefix_are_refused_and_the_printed_line_mends_the
 
 def test_a_study_refuses_weights_of_another_model_before_any_compute(model, tmp_path):
     rewrite(model / "text_encoder" / "model.safetensors", lambda d: {f"transformer.text_model.{k}": v for k, v in d.items()})
-    found = refusal(lambda: Study.from_profile("tiny", {"base.path": str(model)}, root=tmp_path / "store"))
+    found = refusal(lambda: Lab.open("tiny", {"base.path": str(model)}, root=tmp_path / "store"))
     assert found.startswith(
         f"base.path: {model}/text_encoder does not hold the weights of its model: 36 of its model's tensors are missing"
     )
@@ -384,7 +384,7 @@ def test_a_timestep_beyond_the_models_schedule_is_refused(model):
     check_timesteps(model, "attacks.pia.t", 999, "base.path")
     scheduler(model, num_train_timesteps=300, beta_end=0.05)
     says = f"attacks.loss.timesteps reaches timestep 400, but {model} (base.path) was trained on 300, 0 to 299; lower it."
-    assert refusal(lambda: Study.from_profile("tiny", {"base.path": str(model)})) == says
+    assert refusal(lambda: Lab.open("tiny", {"base.path": str(model)})) == says
 
 
 # tokenizers
@@ -410,7 +410,7 @@ def test_a_tokenizer_that_states_no_length_has_the_text_encoders(model, pipeline
         (model / "tokenizer" / "tokenizer_config.json").unlink()
     else:
         words(model, model_max_length={"no length": None, "a number in quotes": "24"}.get(how, int(1e30)))
-    study = Study.from_profile("tiny", {"base.path": str(model)}, root=tmp_path / "store")
+    study = Lab.open("tiny", {"base.path": str(model)}, root=tmp_path / "store")
     loaded, texts = load_pipeline(model), ["a photo of ada abeck", "a, " * 90]
     assert torch.equal(token_ids(loaded, texts), token_ids(pipeline, texts))
     assert token_ids(loaded, texts).shape == (2, 24)
@@ -495,7 +495,7 @@ def test_a_study_names_the_tensor_that_holds_what_is_no_number(model, part, valu
         return {key: tensor.half() for key, tensor in tensors.items()}
 
     rewrite(file, change)
-    found = refusal(lambda: Study.from_profile("tiny", {"base.path": str(model)}, root=tmp_path / "store"))
+    found = refusal(lambda: Lab.open("tiny", {"base.path": str(model)}, root=tmp_path / "store"))
     assert found.startswith(
         f"base.path: {model}: The weights hold values that are no numbers, NaN or infinite ('{name}' of the {part}: 1 of"
     )
@@ -705,10 +705,10 @@ def test_a_model_is_asked_once_per_content(model, tmp_path, monkeypatch):
     asked, real = [], sanity.check_outputs
     monkeypatch.setattr(sanity, "check_outputs", lambda *given: asked.append(given) or real(*given))
     for _ in range(2):
-        Study.from_profile("tiny", {"base.path": str(model)}, root=tmp_path / "store")
+        Lab.open("tiny", {"base.path": str(model)}, root=tmp_path / "store")
     assert len(asked) == 1
     rewrite(model / "unet" / WEIGHTS, lambda d: d | {"conv_out.bias": d["conv_out.bias"] + 1})
-    Study.from_profile("tiny", {"base.path": str(model)}, root=tmp_path / "store")
+    Lab.open("tiny", {"base.path": str(model)}, root=tmp_path / "store")
     assert len(asked) == 2
 
 
