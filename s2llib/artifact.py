@@ -121,8 +121,9 @@ def needed(lab: Lab, specs: Iterable[Any], seen: set[str] | None = None) -> Iter
     """These specifications and all that they are made of, each once, after its parts. seen: keys of what was counted before; grows."""
     seen = set() if seen is None else seen
     for spec in specs:
-        address = key(lab, spec)
-        if address not in seen:
+        if type(spec) not in REGISTRY:  # such as a base model
+            yield from needed(lab, parts(spec), seen)
+        elif (address := key(lab, spec)) not in seen:
             seen.add(address)
             yield from needed(lab, parts(spec), seen)
             yield spec
