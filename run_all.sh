@@ -47,7 +47,8 @@ for argument in "$@"; do
         scratch=$(mktemp -d)
         trap 'rm -rf "$scratch"' EXIT
         export S2L_PROFILE=tiny S2L_HOME=$scratch/artifacts S2L_FIGURES=$scratch/figures
-        "$python" -m ruff check . && "$python" -m ruff format --check . && "$python" -m pytest --nbval-lax --nbval-current-env --durations=10
+        "$python" -m ruff check . && "$python" -m ruff format --check . &&
+            OMP_NUM_THREADS=1 "$python" -m pytest -n auto --dist loadfile --nbval-lax --nbval-current-env --durations=10
         exit
     fi
 done

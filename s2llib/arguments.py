@@ -18,6 +18,9 @@ def parser(called: str = "./run_all.sh") -> argparse.ArgumentParser:
     p.add_argument(
         "--executor", metavar="WHERE", help="compute cells on a Dask cluster: `local`, or a scheduler's address such as tcp://10.0.0.1:8786"
     )
+    p.add_argument(
+        "--tables", action="store_true", help="make tables and plots again from figures/PROFILE/scores/, without any model or image"
+    )
     p.add_argument("--store", action="store_true", help="for maintainers: outputs into notebooks/, gallery into figures/")
     p.add_argument("--check", action="store_true", help="run every check, print what was read and an estimate; compute nothing")
     p.add_argument("--test", action="store_true", help="run the tests and every notebook on the tiny profile instead")

@@ -10,19 +10,26 @@ An artifact is found by the type of its specification. Its key is made of its na
 and every field of the specification; a specification inside another one counts by its own key.
 """
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from pydantic import BaseModel
 
 from s2llib.data.domain import Domain, Photos
 from s2llib.lab import Lab
-from s2llib.store import file_digest
+from s2llib.params import ParamsError
+from s2llib.scores import Kept, committed, figures_root, tables_only
+from s2llib.store import FRESH, file_digest
 
-__all__ = ["REGISTRY", "Artifact", "about", "artifact", "described", "inputs", "key", "made", "scratch", "seconds"]
+__all__ = [
+    "REGISTRY", "Artifact", "about", "artifact", "described", "finished", "inputs", "key", "made", "needed", "parts", "read", "scratch",
+    "seconds", "table",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,9 +59,41 @@ def artifact(spec: type, name: str, version: int, rounds: tuple[str, ...] = ()) 
 
 
 def made(lab: Lab, spec: Any) -> Path:
-    """The finished folder of a specification, made if it is missing or damaged. Raises DiskFull."""
+    """The finished folder of a specification, taken from committed scores or made if it is missing or damaged.
+
+    Raises DiskFull, and ParamsError where nothing may be computed (`--tables`).
+    """
     a = REGISTRY[type(spec)]
-    return lab.store.get(a.name, a.version, inputs(lab, spec), lambda new: a.make(lab, spec, new))
+
+    def make(new: Path) -> None:
+        if found := _committed(lab, spec):
+            file, frame = found
+            frame.to_parquet(new / file)
+            return
+        if tables_only():
+            raise ParamsError(
+                f"{a.name} of {about(spec)} is not among the scores below {figures_root()}; run without --tables, which computes it."
+            )
+        a.make(lab, spec, new)
+
+    return lab.store.get(a.name, a.version, inputs(lab, spec), make)
+
+
+def _committed(lab: Lab, spec: Any) -> tuple[str, pd.DataFrame] | None:
+    return None if os.environ.get(FRESH) else committed(REGISTRY[type(spec)].name, key(lab, spec))
+
+
+def table(lab: Lab, spec: Any) -> pd.DataFrame:
+    """The one table of an artifact, noted for the scores that are kept beside the report (`read`)."""
+    (path,) = made(lab, spec).glob("*.parquet")
+    frame, name, address = pd.read_parquet(path), REGISTRY[type(spec)].name, key(lab, spec)
+    read(lab)[name, address] = Kept(name, address, path.name, about(spec), frame)
+    return frame
+
+
+def read(lab: Lab) -> dict[tuple[str, str], Kept]:
+    """The tables that were read of a lab."""
+    return lab.resident("tables", dict)
 
 
 def key(lab: Lab, spec: Any) -> str:
@@ -66,6 +105,33 @@ def key(lab: Lab, spec: Any) -> str:
 def inputs(lab: Lab, spec: Any) -> dict:
     """What the key of a specification is made of, beside name and version: every field, and the machine."""
     return {"spec": _fields(lab, spec), "machine": lab.machine(*REGISTRY[type(spec)].rounds)}
+
+
+def parts(spec: Any) -> Iterator[Any]:
+    """The artifacts that a specification is made of, directly."""
+    inside = spec if isinstance(spec, tuple) else (getattr(spec, each.name) for each in fields(spec)) if is_dataclass(spec) else ()
+    for part in inside:
+        if type(part) in REGISTRY:
+            yield part
+        else:
+            yield from parts(part)
+
+
+def needed(lab: Lab, specs: Iterable[Any], seen: set[str] | None = None) -> Iterator[Any]:
+    """These specifications and all that they are made of, each once, after its parts. seen: keys of what was counted before; grows."""
+    seen = set() if seen is None else seen
+    for spec in specs:
+        address = key(lab, spec)
+        if address not in seen:
+            seen.add(address)
+            yield from needed(lab, parts(spec), seen)
+            yield spec
+
+
+def finished(lab: Lab, spec: Any) -> bool:
+    """Whether a specification is made, or among committed scores; whether its files are sound is seen where they are read."""
+    a = REGISTRY[type(spec)]
+    return lab.store.has(a.name, a.version, inputs(lab, spec)) or _committed(lab, spec) is not None
 
 
 def scratch(lab: Lab, spec: Any) -> Path:

@@ -15,8 +15,8 @@ import yaml
 from s2llib.kernel import check_kernel, check_notebook
 from s2llib.lab import Lab
 from s2llib.params import PARAMS_DIR, ParamsError, first_line, takes_text
-from s2llib.report.report import figures_root
 from s2llib.scale import EXECUTOR, check_executor
+from s2llib.scores import figures_root
 from s2llib.store import DiskFull, check_writable
 from s2llib.studies import REFUSALS
 

@@ -9,14 +9,14 @@ are the network's evaluations, which are nearly all of the work.
 import argparse
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from s2llib.artifact import REGISTRY, key
+from s2llib.artifact import needed
 from s2llib.attacks import ATTACKS
 from s2llib.benchmark import seconds_of
 from s2llib.command import clock, default_notebooks, guarded, overrides, selected
@@ -41,9 +41,9 @@ from s2llib.specs import (
     UnconditionalTune,
     WeightNoise,
 )  # fmt: skip
-from s2llib.studies import NOTEBOOKS
+from s2llib.studies import NOTEBOOKS, blackbox
 
-__all__ = ["Cost", "costs", "estimate", "main", "measured", "needed"]
+__all__ = ["Cost", "costs", "estimate", "main", "measured"]
 
 TRAINING = 3  # a training step costs so many forward passes: one forwards, two backwards
 RECOMPUTED = 4  # with gradient checkpointing
@@ -62,22 +62,6 @@ class Cost:
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(self.exact + other.exact, self.mixed + other.mixed, self.bytes + other.bytes)
-
-
-# what is made
-
-
-def needed(lab: Lab, specs: Iterable[Any], seen: set[str] | None = None) -> Iterator[Any]:
-    """These specifications and all that they need, each once. seen: keys of what was counted before; grows."""
-    seen = set() if seen is None else seen
-    for spec in specs:
-        if type(spec) in REGISTRY:
-            if (address := key(lab, spec)) in seen:
-                continue
-            seen.add(address)
-            yield spec
-        if is_dataclass(spec):
-            yield from needed(lab, (getattr(spec, each.name) for each in fields(spec)), seen)
 
 
 # what one costs
@@ -133,6 +117,8 @@ def _learnt(lab: Lab, spec: Learnt) -> Cost:
     return Cost(exact=(len(spec.members) + len(spec.others)) * ATTACKS["loss"].cost(spec.setting))
 
 
+# what is known only when it is made: counted, not run
+WRITTEN = {"black box, by written captions": ("07", blackbox.written_specs)}
 COSTS: dict[type, Callable[[Lab, Any], Cost]] = {
     Generated: _generated,
     Replies: _generated,
@@ -153,7 +139,7 @@ COSTS: dict[type, Callable[[Lab, Any], Cost]] = {
 def costs(lab: Lab, notebooks: Iterable[str] | None = None) -> dict[str, Cost]:
     """{kind of work: its cost} of the notebooks (all, if not given), each piece counted where it is first needed."""
     wanted, seen, found = None if notebooks is None else set(notebooks), set(), {}
-    for title, (notebook, specs) in NOTEBOOKS.items():
+    for title, (notebook, specs) in (NOTEBOOKS | WRITTEN).items():
         if wanted is None or notebook in wanted:
             found[title] = sum((COSTS[type(s)](lab, s) for s in needed(lab, specs(lab), seen) if type(s) in COSTS), Cost())
     return found

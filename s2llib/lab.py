@@ -6,6 +6,7 @@ lab = Lab.open("lab")
 import os
 from collections.abc import Callable
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,19 @@ from s2llib.attacks import check_attacks
 from s2llib.data.domain import Domain
 from s2llib.data.worlds import domain_names, everyone, known_names, load_domains
 from s2llib.models.base import base_key, base_name, check_base, check_world
-from s2llib.models.hardware import check_hardware
+from s2llib.models.hardware import check_hardware, computes_bfloat16, cores, memory
 from s2llib.models.pipeline import base_folder, pick_device
 from s2llib.params import Params, ParamsError, World, below_repository, load_params
+from s2llib.scores import tables_only
 from s2llib.specs import Base
 from s2llib.store import Store, check_writable
 
 __all__ = ["CHECKS", "NO_BASE", "Lab", "other_base", "refuses"]
 
 NO_BASE = {"base.path": None, "base.hub": None, "base.lora": None, "base.lora_scale": 1.0}
+
+SMALL = 2**29  # bytes of a UNet whose layers do not fill several threads
+WORKER = 2 * 2**30  # bytes that a process with such a model takes while it trains
 
 CHECKS: list[Callable[["Lab"], None]] = []
 
@@ -44,6 +49,8 @@ class Lab:
 
     def __init__(self, params: Params, root: str | Path | None = None):
         self.params = params
+        if params.hardware.precision == "auto":
+            self.params = params.changed({"hardware.precision": "bfloat16" if computes_bfloat16(self.device) else "float32"})
         self.store = Store(root or below_repository(os.environ.get("S2L_HOME") or "artifacts"))
         self.reads: Callable[[World, Store], list[Domain]] = load_domains  # where images are only counted: another
         self._resident: dict[str, Any] = {}
@@ -53,6 +60,8 @@ class Lab:
         """The lab of `params/<profile>.yaml` ($S2L_PROFILE or `lab` by default); raises ParamsError before any compute."""
         lab = cls(load_params(profile, overrides), root)
         lab.check()
+        if lab.workers > 1:
+            torch.set_num_threads(1)  # as they do, so that the same numbers come out wherever something is made
         return lab
 
     def at(self, overrides: dict) -> "Lab":
@@ -67,6 +76,8 @@ class Lab:
         """Refuse what cannot run: raises ParamsError with the thing and the mend. Studies add what they know (`refuses`)."""
         p = self.params
         check_writable(self.store.root, "S2L_HOME")
+        if tables_only():  # the scores that are there are of models and images that were checked
+            return
         if p.trains_base and p.world.kind == "folder":
             raise ParamsError(f"params/{p.profile}.yaml: a folder world needs a base model; set base.path or base.hub.")
         check_attacks(p)
@@ -131,6 +142,17 @@ class Lab:
     def device(self) -> torch.device:
         """Where models compute."""
         return pick_device(self.params.device)
+
+    @cached_property
+    def workers(self) -> int:
+        """Processes that make artifacts side by side here: hardware.workers; None: of a small model on a processor one for each core,
+        as far as memory and Dask are there, else this one alone."""
+        p = self.params
+        if p.hardware.workers:
+            return p.hardware.workers
+        weights = [] if p.trains_base else base_folder(p).glob("unet/*.safetensors")
+        small = self.device.type == "cpu" and sum(path.stat().st_size for path in weights) < SMALL
+        return min(cores(), max(1, memory() // WORKER)) if small and find_spec("distributed") else 1
 
     def machine(self, *settings: str) -> str:
         """What results round differently on: the device, and these settings of `hardware` where they are not the default."""

@@ -49,12 +49,14 @@ def train(
     cosine: bool = False,
     checkpoint: Path | None = None,
     optimizer: str = "adamw",
+    after: Callable[[int], None] | None = None,
 ) -> list[float]:
     """Minimise loss(step, generator) over `parameters` with AdamW; returns the loss of every step.
 
     lr: for all parameters, or one for each; reached after `warmup` linear steps, then constant, or falling to 0 along
     a cosine. checkpoint: a folder to resume from and to save to once a minute. optimizer: `adamw`, or `adamw8bit`, which has no
-    checkpoints. Raises ParamsError when a loss or, in the end, a parameter is no number, or when a step does not fit in memory.
+    checkpoints. after: called with the number of steps after each of them. Raises ParamsError when a loss or, in the end, a parameter is no
+    number, or when a step does not fit in memory.
     """
     rates = lr if isinstance(lr, list) else [lr] * len(parameters)
     runs = groupby(zip(rates, parameters, strict=True), key=lambda pair: pair[0])
@@ -81,6 +83,8 @@ def train(
             ) from error
         losses.append(value.item())
         check_loss(losses, max(rates), what)
+        if after:
+            after(step + 1)
         if checkpoint and time.monotonic() - saved > max(CHECKPOINT_SECONDS, COST_FACTOR * cost):
             start = time.monotonic()
             _save(checkpoint, step + 1, losses, parameters, adam)

@@ -20,12 +20,16 @@ from s2llib.artifact import REGISTRY
 from s2llib.check import announce, check
 from s2llib.command import ROOT, clock, guarded, prepared
 from s2llib.kernel import cells_of, execute
-from s2llib.lab import other_base
+from s2llib.lab import Lab, other_base
 from s2llib.metrics.quality import no_brisque
 from s2llib.models.base import base_key, content
-from s2llib.params import resolved
-from s2llib.report.report import figures_root
+from s2llib.params import ParamsError, resolved
+from s2llib.report.gallery import write_gallery
+from s2llib.scale import run as make
+from s2llib.scale import side_by_side
+from s2llib.scores import TABLES_ONLY, figures_root
 from s2llib.store import digest, file_digest, room_on, write_atomic
+from s2llib.studies import NOTEBOOKS
 from s2llib.studies.extraction import memorising
 
 
@@ -38,7 +42,7 @@ def code_versions() -> dict[str, int]:
     return found
 
 
-def notebook_key(path: Path, lab) -> str:
+def notebook_key(path: Path, lab: Lab) -> str:
     """What a notebook's results depend on: its cells, the parameters, models and images, artifacts' versions, the code of the tables."""
     cells = [(cell["cell_type"], "".join(cell["source"])) for cell in cells_of(path)]
     digests = [domain.digest for domain in lab.domains] if lab.params.world.kind == "folder" else []
@@ -157,9 +161,29 @@ def store_outputs(executed: Path, notebook: Path) -> None:
     nbformat.write(mine, notebook)
 
 
+def fill(lab: Lab, notebook: str) -> None:
+    """Let what a notebook will ask for be made side by side, all of it at once: its cells ask for one study after another."""
+    if side_by_side(lab):
+        specs = [spec for asks, some in NOTEBOOKS.values() if asks == notebook for spec in some(lab)]
+        make(lab, specs, f"cells of notebook {notebook}")
+        lab.forget()  # the kernel loads its own
+
+
+def without_images(path: Path, to: Path) -> Path:
+    """A copy of a notebook without the cells that are tagged `images`."""
+    notebook = nbformat.read(path, 4)
+    notebook.cells = [cell for cell in notebook.cells if "images" not in cell.metadata.get("tags", [])]
+    nbformat.write(notebook, to)
+    return to
+
+
 def run(args: argparse.Namespace) -> int:
+    if args.tables:
+        if args.store or args.fresh:
+            raise ParamsError("--tables computes nothing, so that it goes with neither --store nor --fresh; leave one of them out.")
+        os.environ[TABLES_ONLY] = "1"
     lab, changed, notebooks, refusals = prepared(args)
-    if lab.params.world.kind == "folder":  # a large model: hours or weeks
+    if lab.params.world.kind == "folder" and not args.tables:  # a large model: hours or weeks
         print(announce(lab, [path for path in notebooks if path not in refusals]), file=sys.stderr, flush=True)
     folder, rows = lab.store.root / "runs" / args.profile, []
     with room_on(lab.store.root):
@@ -174,14 +198,16 @@ def run(args: argparse.Namespace) -> int:
             continue
         at, key = folder / f"{path.stem}.json", notebook_key(path, lab)
         record = _record(at)
-        if not args.fresh and unchanged(record, key, args.profile):
+        if not args.fresh and not args.tables and unchanged(record, key, args.profile):
             rows.append((path.stem, "unchanged", record["seconds"], len(record["outputs"])))
         else:
-            label, executed = f"[{number}/{len(notebooks)}] {path.stem}", folder / path.name
+            label, executed = f"[{number}/{len(notebooks)}] {path.stem}", folder / (f"tables-{path.name}" if args.tables else path.name)
             print(f"{label} ...", file=sys.stderr, flush=True)
             start = time.monotonic()
             with Status(label, len(cells_of(path)), record.get("seconds")) as status, room_on(folder):
-                failure = execute(path, executed, {"profile": args.profile, "overrides": changed}, status.at)
+                fill(lab, path.name[:2])
+                source = without_images(path, folder / f"tables-{path.name}") if args.tables else path
+                failure = execute(source, executed, {"profile": args.profile, "overrides": changed}, status.at)
             if failure and failure.refused:
                 print(failure.sentence, file=sys.stderr)
                 return 2
@@ -191,14 +217,13 @@ def run(args: argparse.Namespace) -> int:
                 return 1
             written = outputs(args.profile, path.stem)
             record = {"key": key, "seconds": round(time.monotonic() - start, 1), "outputs": written}
-            with room_on(lab.store.root):
-                write_atomic(at, json.dumps(record))
+            if not args.tables:
+                with room_on(lab.store.root):
+                    write_atomic(at, json.dumps(record))
             rows.append((path.stem, "made", record["seconds"], len(written)))
         if args.store:
             store_outputs(folder / path.name, path)
     if args.store:
-        from s2llib.report.gallery import write_gallery
-
         write_gallery(args.profile)
     summary(rows, args.profile, folder)
     return 0

@@ -1,33 +1,37 @@
-"""The same cells on this machine's cores or GPUs, or on a Dask cluster.
+"""The same cells side by side: on this machine's cores or GPUs, or on a Dask cluster.
 
 The result of a cell is an artifact, so computing cells elsewhere means filling the shared store; reading the results
-afterwards is the same code as ever. `$S2L_DASK` (`--executor`) turns it on: a scheduler's address, whose workers see the store's
-folder, or `local` for workers on this machine, one for each GPU, or for each core where there is none.
+afterwards is the same code as ever. `$S2L_DASK` (`--executor`) names a scheduler's address, whose workers see the store's
+folder, or `local` for workers on this machine, one for each GPU, or for each core where there is none; small models on a processor
+are computed that way unasked (`Lab.workers`), for they do not fill several threads.
 """
 
+import json
 import logging
 import os
 import platform
 import sys
 import threading
 import uuid
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from s2llib.artifact import REGISTRY, about, made
+from s2llib.artifact import REGISTRY, about, finished, key, made, needed, parts
 from s2llib.lab import Lab
+from s2llib.models.hardware import cores
 from s2llib.models.pipeline import pick_device
 from s2llib.params import Params, ParamsError, first_line
 from s2llib.progress import PROGRESS_FILE, track
+from s2llib.scores import tables_only
 from s2llib.store import FRESH, DiskFull
 
 if TYPE_CHECKING:
     from dask.distributed import Client, SpecCluster
 
-__all__ = ["EXECUTOR", "check_executor", "places", "run"]
+__all__ = ["EXECUTOR", "check_executor", "places", "run", "side_by_side"]
 
 EXECUTOR = "S2L_DASK"
 RETRIES = 2  # of a cell that failed, and of one whose worker died
@@ -37,15 +41,21 @@ WORKER = 600  # seconds until a cluster without a worker is given up: a batch qu
 _one_cell = threading.Lock()  # in a process: fine-tuning seeds torch's global generator
 
 
-def _make(params: dict, root: str, spec: object, fresh: str | None) -> str:
-    """On a worker: make what a specification says. Returns why it cannot be made, where trying again would not help."""
+@lru_cache(maxsize=1)
+def _lab(params: str, root: str) -> Lab:
+    """On a worker: the lab of its cells, whose base model stays in memory."""
+    return Lab(Params.model_validate_json(params), root)
+
+
+def _make(params: dict, root: str, spec: object, fresh: str | None, _after: list) -> str:
+    """On a worker: make what a specification says, after its parts. Returns why it cannot be made, where trying again would not help."""
     with _one_cell:
         os.environ.pop(FRESH, None)  # of an earlier run that this worker served
         os.environ |= {FRESH: fresh} if fresh else {}
         os.environ[PROGRESS_FILE] = os.devnull  # the line of progress is that of whoever hands out the cells
         torch.set_num_threads(1)
         try:
-            made(Lab(Params.model_validate(params), root), spec)
+            made(_lab(json.dumps(params), root), spec)
         except (ParamsError, DiskFull) as error:
             return str(error)
     return ""
@@ -53,7 +63,7 @@ def _make(params: dict, root: str, spec: object, fresh: str | None) -> str:
 
 def places(workers: int | None, gpus: list[str]) -> list[dict[str, str]]:
     """The environment of every worker on this machine: so many, GPUs in turn; None: one for each GPU, else for each core."""
-    count = workers or len(gpus) or os.cpu_count() or 1
+    count = workers or len(gpus) or cores()
     return [{"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {} for i in range(count)]
 
 
@@ -100,6 +110,8 @@ def _dask() -> type:
 def _client(address: str, device: str, workers: int | None) -> "Client":
     """A connection, kept for the next cells; raises ParamsError where nothing answers."""
     Client = _dask()
+    logging.getLogger("distributed").setLevel(logging.ERROR)  # when this process ends, too
+    os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "error")  # of workers on this machine
     try:
         client = Client(_local_cluster(device, workers) if address == "local" else address, timeout=ANSWER)
     except (OSError, ValueError):
@@ -252,28 +264,37 @@ def _check_shared(client: "Client", address: str, root: Path) -> None:
         )
 
 
+def side_by_side(lab: Lab) -> str:
+    """Where artifacts are made side by side: the address that $S2L_DASK holds, or `local`; empty: nowhere."""
+    return "" if tables_only() else os.environ.get(EXECUTOR) or ("local" if lab.workers > 1 else "")
+
+
 def run(lab: Lab, specs: list, what: str) -> None:
-    """Make what these specifications say on the cluster that $S2L_DASK names; without it, do nothing: it is made where it is asked for.
+    """Make what these specifications say, and their parts, on the cluster that $S2L_DASK names or by `lab.workers` processes here; do
+    nothing where this process is alone: what is missing is made where it is asked for.
 
     One that fails, or whose worker dies, is tried again and does not stop the others; raises ParamsError or RuntimeError for the first
     that cannot be made, when all the others are.
     """
-    address = os.environ.get(EXECUTOR)
-    if not address or not specs:
+    address = side_by_side(lab)
+    missing = [spec for spec in needed(lab, specs) if not finished(lab, spec)] if address else []
+    if len(missing) < (1 if os.environ.get(EXECUTOR) else 2):
         return
-    client = _client(address, lab.params.device, lab.params.hardware.workers)
+    client = _client(address, lab.params.device, lab.params.hardware.workers or lab.workers)
     from dask.distributed import as_completed
 
-    params, root, fresh = lab.params.model_dump(), str(lab.store.root.resolve()), os.environ.get(FRESH)
-    named = {client.submit(_make, params, root, spec, fresh, pure=False, retries=RETRIES): spec for spec in specs}
-    failed = []
-    for future in track(as_completed(named), f"{what} on the cluster", len(named)):
+    params, root, fresh = lab.params.model_dump(mode="json"), str(lab.store.root.resolve()), os.environ.get(FRESH)
+    named: dict = {}  # {key: (future, specification)}, parts first
+    for spec in missing:
+        after = [named[each][0] for part in parts(spec) if (each := key(lab, part)) in named]
+        named[key(lab, spec)] = client.submit(_make, params, root, spec, fresh, after, pure=False, retries=RETRIES), spec
+    for _ in track(as_completed([future for future, _ in named.values()]), what, len(named)):
+        pass
+    for future, spec in named.values():
         if future.status == "error":
-            failed.append(RuntimeError(_sentence(named[future], future.exception())))
-        elif refusal := future.result():
-            failed.append(ParamsError(refusal))
-    if failed:
-        raise failed[0]
+            raise RuntimeError(_sentence(spec, future.exception()))
+        if refusal := future.result():
+            raise ParamsError(refusal)
 
 
 def _sentence(spec: object, error: BaseException) -> str:

@@ -12,9 +12,10 @@ from s2llib.data.domain import Domain, Photos
 from s2llib.params import Encoder, Perturbation, PrivateLoRA, Recipe, Section, UnconditionalRecipe
 
 __all__ = [
-    "Base", "Blind", "Captioner", "Captions", "Crowd", "Drawn", "Generated", "ImageSet", "Images", "Judge", "Judged", "Learnt",
-    "Mixed", "Model", "NoiseImages", "Noised", "OtherWays", "Perturbed", "PrivateTune", "RealFeatures", "Replies", "Sampling",
-    "Scoring", "Search", "SelfSupervised", "Soundness", "Tune", "Unconditional", "UnconditionalNoise", "UnconditionalTune", "WeightNoise",
+    "Base", "Blind", "Captioner", "Captions", "Crowd", "Drawn", "Earlier", "Features", "Generated", "ImageSet", "Images", "Inferred",
+    "Judge", "Judged", "Learnt", "Mixed", "Model", "NoiseImages", "Noised", "Noted", "OtherWays", "Perturbed", "PrivateTune",
+    "RealFeatures", "Replies", "Retrieved", "Sampling", "Scoring", "Search", "Seen", "SelfSupervised", "Soundness", "Tune",
+    "Unconditional", "UnconditionalNoise", "UnconditionalTune", "WeightNoise",
 ]  # fmt: skip
 
 
@@ -34,7 +35,7 @@ class Tune:
     """A model fine-tuned on images by one of `METHODS`.
 
     name, instance: what the subject is called, and DreamBooth's fixed prompt; prior: images of the class (DreamBooth's prior preservation);
-    decay: of the pull of every trained weight towards where it starts.
+    decay: of the pull of every trained weight towards where it starts; stops: numbers of steps after which it is kept as well (`Earlier`).
     """
 
     base: "Model"
@@ -46,6 +47,23 @@ class Tune:
     seed: int
     prior: "Generated | None" = None
     decay: float = 0.0
+    stops: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A fine-tuned model as it was after fewer steps: one of its stops."""
+
+    of: Tune
+    steps: int
+
+    @property
+    def base(self) -> "Model":
+        return self.of.base
+
+    @property
+    def method(self) -> str:
+        return self.of.method
 
 
 @dataclass(frozen=True)
@@ -109,7 +127,7 @@ class UnconditionalNoise:
     seed: int
 
 
-Model: TypeAlias = Base | Tune | PrivateTune | WeightNoise | Unconditional | UnconditionalTune | UnconditionalNoise
+Model: TypeAlias = Base | Tune | Earlier | PrivateTune | WeightNoise | Unconditional | UnconditionalTune | UnconditionalNoise
 
 
 # sets of images
@@ -117,11 +135,12 @@ Model: TypeAlias = Base | Tune | PrivateTune | WeightNoise | Unconditional | Unc
 
 @dataclass(frozen=True)
 class Sampling:
-    """How images are drawn."""
+    """How images are drawn. sampler: `own`, the pipeline's scheduler, or `multistep` (DPM-Solver++)."""
 
     steps: int
     guidance: float
     negative: str = ""
+    sampler: str = "own"
 
 
 @dataclass(frozen=True)
@@ -277,11 +296,18 @@ class Crowd:
 
 
 @dataclass(frozen=True)
+class Noted:
+    """What was noted while a model was fine-tuned."""
+
+    model: "Tune | PrivateTune | WeightNoise"
+
+
+@dataclass(frozen=True)
 class Judge:
-    """A CLIP pair that looks at images. content: of its files, or the hub's name and revision; at: where it lies."""
+    """A CLIP pair that looks at images. content: of its files, or the hub's name and revision; at: where it lies; None: in the base that is trained here."""
 
     content: str
-    at: Path | str = field(compare=False)
+    at: Path | str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -303,6 +329,17 @@ class Judged:
     own: str
     real: RealFeatures
     brisque: bool
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """Whether a CLIP pair picks each image's true prompt among candidates (CLIP-R). truth: index into prompts, for each image."""
+
+    images: "Generated | Replies"
+    judge: Judge
+    prompts: tuple[str, ...]
+    truth: tuple[int, ...]
+    size: int
 
 
 # models fine-tuned on private photographs, asked from outside
@@ -353,6 +390,50 @@ class SelfSupervised:
     world: dict
     how: Encoder
     size: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Features:
+    """What an encoder sees in images.
+
+    name: `pixels`, `vae`, `clip`, `selfsupervised` or a kind of encoder; network: whose weights it has.
+    """
+
+    name: str
+    network: "Base | Judge | SelfSupervised | None" = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """How similar photographs are to what a model drew for their texts: m = len(replies) images each, as features, by a measure.
+
+    form: `vector`, a similarity for each channel, or `scalar`; aggregate: over the m.
+    """
+
+    photos: Photos
+    texts: tuple[str, ...]
+    replies: tuple[Replies, ...]
+    features: Features
+    measure: str
+    form: str
+    aggregate: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """Scores of a target's tested photographs by every inference model, fitted on shadow models or (none) on the target's known half.
+
+    most: members and non-members that are known, of the half; networks, hidden, validation: of the classifier.
+    """
+
+    target: tuple[Seen, Seen]
+    shadows: tuple[tuple[Seen, Seen], ...]
+    most: int | None
+    networks: int
+    hidden: int
+    validation: float
     seed: int
 
 

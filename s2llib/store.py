@@ -127,6 +127,11 @@ class Store:
         self._verified.add(path)
         return path
 
+    def has(self, stage: str, version: int, inputs: dict) -> bool:
+        """Whether an artifact is finished; `get` looks at what is in its files."""
+        manifest = self.root / stage / self.key(stage, version, inputs) / MANIFEST
+        return manifest.is_file() and manifest.stat().st_mtime >= float(os.environ.get(FRESH, 0))
+
     def scratch(self, stage: str, version: int, inputs: dict) -> Path:
         """Where a long stage keeps its checkpoints until its artifact is finished."""
         return self.root / stage / f"{self.key(stage, version, inputs)}.partial"

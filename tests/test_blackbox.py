@@ -13,10 +13,10 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.neural_network import MLPClassifier
 
 from s2llib import Lab
-from s2llib.artifact import key, made
+from s2llib.artifact import made, needed, table
 from s2llib.attacks import blackbox as bb
+from s2llib.attacks.blackbox import Evidence
 from s2llib.compute import blackbox as compute
-from s2llib.compute.blackbox import learnt
 from s2llib.compute.models import folder as model_folder
 from s2llib.compute.models import image_size
 from s2llib.data.domain import Photos
@@ -48,9 +48,9 @@ from s2llib.report.blackbox import (
     threshold_table,
 )
 from s2llib.report.finetuning import finetuning_table, mean_curves
-from s2llib.specs import Learnt
+from s2llib.specs import Learnt, Replies
 from s2llib.studies import blackbox
-from s2llib.studies.blackbox import SCENARIOS, Evidence
+from s2llib.studies.blackbox import SCENARIOS
 from s2llib.studies.plan import attack_settings, private_recipe
 from s2llib.studies.prompts import reworded
 
@@ -89,7 +89,8 @@ def test_the_members_of_one_target_are_the_nonmembers_of_the_other(lab):
 
 def test_a_control_is_trained_on_other_photographs_than_it_is_asked_about(lab, monkeypatch):
     asked = []
-    monkeypatch.setattr(blackbox, "attacked", lambda _, models, labels: asked.append((labels["control"], models)) or pd.DataFrame())
+    monkeypatch.setattr(blackbox, "attacked", lambda _, models, labels: asked.append((labels["control"], models)) or [])
+    monkeypatch.setattr(blackbox, "collected", lambda *_: pd.DataFrame())
     blackbox.controls(lab)
     found = dict(asked)
     for stranger in found["fine-tuned on others"]:
@@ -174,22 +175,24 @@ def test_permuted_membership_gives_one_half_and_a_leak_of_labels_would_show(lab)
         return np.mean([auc(part) for deal in deals for _, part in deal.groupby("model")])
 
     auc = lambda part: roc_auc_score(part["split"] == "member", part["score"])  # noqa: E731
+    p = lab.params.blackbox
     rng, every = np.random.default_rng(0), np.concatenate([RNG.normal(2, 1, (32, 3)), RNG.normal(-2, 1, (32, 3))])
     true = Evidence(every[:32], every[32:])
-    assert mean_auc([blackbox.inferred(lab, true, None, {})]) > 0.95
+    assert mean_auc([bb.inferred(true, (), p, 0)]) > 0.95
     dealt, leaking = [], []
     for _ in range(25):
         x = rng.permutation(every)
-        dealt.append(blackbox.inferred(lab, Evidence(x[:32], x[32:]), None, {}))
+        dealt.append(bb.inferred(Evidence(x[:32], x[32:]), (), p, 0))
         seen = [np.concatenate([side[:16], side[:16]]) for side in (x[:32], x[32:])]  # tested on what it was fitted on
-        leaking.append(blackbox.inferred(lab, Evidence(*seen), None, {}))
+        leaking.append(bb.inferred(Evidence(*seen), (), p, 0))
     assert abs(mean_auc(dealt) - 0.5) < 0.06
     assert mean_auc(leaking) > 0.6
 
 
 def test_early_stopping_never_sees_test_data(lab, monkeypatch):
     """What the networks are given is the known half, and what they learn does not change with the tested half."""
-    evidence, runs = blackbox.evidence(lab, blackbox.targets(lab)[0]), []
+    sides, runs = blackbox.seen(lab, blackbox.targets(lab)[0]), []
+    evidence = Evidence(*(table(lab, side).to_numpy() for side in sides))
     fit = bb.MLPClassifier.fit
 
     def watched(self, x, y):
@@ -202,7 +205,7 @@ def test_early_stopping_never_sees_test_data(lab, monkeypatch):
     moved = Evidence(*(np.concatenate([x[:half], x[half:] + 100]) for x in (evidence.members, evidence.others)))
     for each in (evidence, moved):
         runs.append([])
-        blackbox.inferred(lab, each, None, {})
+        bb.inferred(each, (), lab.params.blackbox, 0)
     known = np.concatenate([evidence.members[:half], evidence.others[:half]])
     for (x, y, weights, score), (x2, _, weights2, score2) in zip(*runs, strict=True):
         np.testing.assert_allclose(x, (known - known.mean(0)) / known.std(0).clip(1e-12))
@@ -379,13 +382,12 @@ def test_a_study_reads_what_the_attack_asked_for(own, painter):
     assert len({x.item() for x in more[0, :, 0, 0, 0]}) == 3, "asked anew, it draws another image"
 
 
-def test_the_scenarios_ask_no_target_for_more_images_than_the_budget(lab, monkeypatch):
-    """Counted in the store, of all that was asked for there and then."""
-    lab, questions, read = again(lab), {}, blackbox.replies
-    monkeypatch.setattr(blackbox, "replies", lambda lab, spec, size: questions.update({key(lab, spec): spec}) or read(lab, spec, size))
-    blackbox.scenarios(lab)
+def test_the_scenarios_ask_no_target_for_more_images_than_the_budget(lab):
+    """Counted in the store, of all that the scenarios are made of."""
+    cells = [cell for name in SCENARIOS for cell in blackbox.attacked(lab, blackbox.targets(lab), {}, name)]
+    questions = [spec for spec in needed(lab, [spec for spec, _ in cells]) if isinstance(spec, Replies)]
     for target in blackbox.targets(lab):
-        mine = [question for question in questions.values() if question.model == target.model]
+        mine = [question for question in questions if question.model == target.model]
         kept = [(text, question.seed) for question in mine for text in read_generated(made(lab, question)).captions]
         assert 0 < blackbox.spent(lab, target) == len(set(kept)) <= len(kept) <= lab.params.blackbox.budget
 
@@ -639,10 +641,11 @@ def test_every_guarantee_and_every_set_of_photographs_has_noise_of_its_own(lab, 
 def test_what_was_learnt_is_the_error_of_the_same_draws(lab, tmp_path):
     target, looks = blackbox.targets(lab)[0], attack_settings(lab)["loss"][0]
     after, before = (Learnt(model, *target.sides, looks) for model in (target.model, lab.base))
-    assert len(learnt(lab, after)["member"]) == len(target.members)
-    assert learnt(lab, after)["member"] != learnt(lab, before)["member"]
+    found, other = (table(lab, spec).groupby("split")["loss"].agg(list) for spec in (after, before))
+    assert len(found["member"]) == len(target.members)
+    assert found["member"] != other["member"]
     compute.measure(lab, before, tmp_path)
-    assert json.loads((tmp_path / "loss.json").read_text()) == learnt(lab, before)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "loss.parquet"), table(lab, before))
 
 
 # tables

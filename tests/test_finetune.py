@@ -3,7 +3,7 @@ import hashlib
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -413,6 +413,19 @@ def test_image_i_does_not_depend_on_the_batch_it_is_drawn_in(pipeline):
     assert whole.shape == (3, 64, 64, 3)
     assert np.abs(whole.astype(int) - single).max() <= 1
     assert np.abs(whole[0].astype(int) - sample(pipeline, prompts[:1], seed=2, steps=2, guidance=3.0)).max() > 1
+
+
+def test_the_multistep_sampler_is_that_of_diffusers_and_leaves_the_pipeline_as_it_was(pipeline):
+    own, prompts = pipeline.scheduler, ["photo of ada abeck", "face of ada abeck"]
+    found = sample(pipeline, prompts, 5, 4, 3.0, sampler="multistep")
+    assert pipeline.scheduler is own
+    assert (found != sample(pipeline, prompts, 5, 4, 3.0)).any()
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(own.config)
+    expected = sample(pipeline, prompts, 5, 4, 3.0)
+    pipeline.scheduler = own
+    assert np.array_equal(found, expected)
+    single = sample(pipeline, prompts, 5, 4, 3.0, batch=1, sampler="multistep")
+    assert np.abs(single.astype(int) - found).max() <= 1
 
 
 def test_a_template_is_drawn_for_every_image_with_its_weight():

@@ -58,7 +58,8 @@ def examples(lab, tmp_path_factory):
         specs.Judged(drawn, domain.name, ("a", "b"), "a", real, False), blackbox.asked(lab, tuned, ["a photo"], 1)[0],
         specs.Captions(target.members, 64, clip, ("a", "b")), specs.Learnt(tuned, *target.sides, plan.attack_settings(lab)["loss"][0]),
         specs.Captioner("a captioner", target.members, 2, 1e-4, 64, 0, Path("nowhere")),
-        specs.SelfSupervised(target.members, {}, p.blackbox.selfsupervised, 64, 0), zero_prior.unconditional_model(lab),
+        specs.Noted(tuned), specs.Retrieved(drawn, clip, ("a", "b"), (0, 1), 64), *blackbox.seen(lab, target)[:1],
+        blackbox.inference(lab, target), specs.Soundness(lab.base, target.members[:2], "a photo", "base.path"), specs.SelfSupervised(target.members, {}, p.blackbox.selfsupervised, 64, 0), zero_prior.unconditional_model(lab),
     ]  # fmt: skip
     return {type(spec): spec for spec in found}
 
@@ -101,7 +102,7 @@ def unnoticed(lab, spec) -> list[str]:
 
 
 TYPES = sorted(artifact.REGISTRY, key=lambda kind: kind.__name__)
-CONVENIENCES = {"Captioner": ["at"]}  # where a file lies whose content is in the key
+CONVENIENCES = {"Captioner": ["at"], "Soundness": ["where"]}  # where a file lies whose content is in the key, how a sentence begins
 
 
 def test_every_type_has_an_example(examples):

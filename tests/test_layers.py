@@ -8,7 +8,7 @@ from s2llib.lock import imported, modules
 
 # a module may import from its own floor and from those below it
 FLOORS = (
-    ("params", "store", "progress"),
+    ("params", "store", "progress", "scores"),
     ("data", "models", "loop"),
     ("generate", "attacks", "defenses", "finetune", "metrics"),
     ("specs", "lab", "artifact"),

@@ -95,4 +95,6 @@ def test_a_raised_version_changes_no_code_and_asks_for_acknowledgement(library, 
 def test_changed_code_of_the_same_version_is_one_sentence_with_its_mend(library):
     edit(library, "compute/soundness.py", "free_memory()", "free_memory(), free_memory()")
     (sentence,) = lock.changes(library)
-    assert re.fullmatch(r"sound_model: its code changed and its version, 1, did not; raise its version if .* and commit artifacts\.json\.", sentence)
+    assert re.fullmatch(
+        r"sound_model: its code changed and its version, 1, did not; raise its version if .* and commit artifacts\.json\.", sentence
+    )

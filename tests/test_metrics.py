@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
+from s2llib.metrics.bootstrap import HierarchicalBootstrap, Scores
 from sklearn.metrics import roc_auc_score
 
 from s2llib.metrics.blind import blind_scores
-from s2llib.metrics.bootstrap import HierarchicalBootstrap, Scores
 from s2llib.metrics.roc import auc, roc_curve, tpr_at_fpr
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 
 from s2llib import Lab
+from s2llib.compute.models import folder, training
 from s2llib.finetune.methods import PRETRAINED
 from s2llib.metrics.roc import auc
 from s2llib.params import Statistics
@@ -17,8 +19,9 @@ from s2llib.report.ablations import ablation_table, trend_table, trends
 from s2llib.report.finetuning import _made_alike, methods_table, printed_methods
 from s2llib.report.membership import membership_table, printed_membership, sweep_table, verdicts
 from s2llib.report.placebo import placebo_table, placebo_verdicts, printed_placebo
-from s2llib.report.report import figures_root
-from s2llib.studies import ablations, s2l
+from s2llib.scores import figures_root
+from s2llib.specs import Tune
+from s2llib.studies import ablations, plan, s2l
 
 
 @pytest.fixture(scope="module")
@@ -272,3 +275,21 @@ def test_seconds_are_compared_between_models_made_with_as_many_threads():
     models = pd.DataFrame({"method": ["a", "a", "b", "b"], "threads": [None, 1, 2, 1], "seconds": [5.0, 9.0, 4.0, 8.0]})
     assert _made_alike(models)["seconds"].tolist() == [9.0, 8.0]
     assert _made_alike(models[models["threads"] != 1]).empty
+
+
+@pytest.mark.parametrize("method", ["dreambooth", "lora", "textual_inversion", "hypernetwork"])
+def test_a_stop_of_a_run_is_the_model_of_a_shorter_run(lab, method):
+    model = plan.tuned(lab, lab.domains[0], method)
+    models, short = plan.after_steps(model, [2, 5]), replace(model, recipe=model.recipe.model_copy(update={"steps": 2}))
+    stopped, alone = folder(lab, models[2]), folder(lab, short)
+    weights = sorted(path.relative_to(alone) for path in alone.rglob("*.safetensors"))
+    assert weights
+    assert all((stopped / path).read_bytes() == (alone / path).read_bytes() for path in weights)
+    assert training(lab, models[2])["loss"] == training(lab, short)["loss"]
+    assert len(training(lab, models[5])["loss"]) == 5
+
+
+def test_of_a_cosine_schedule_every_length_is_a_run_of_its_own(lab):
+    model = plan.tuned(lab, lab.domains[0], "lora")
+    falling = replace(model, recipe=model.recipe.model_copy(update={"schedule": "cosine"}))
+    assert all(isinstance(each, Tune) and not each.stops for each in plan.after_steps(falling, [2, 5]).values())

@@ -8,13 +8,16 @@ attacker knows, and never sees what it is tested on.
 """
 
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 from torch import Tensor
 
-__all__ = ["AGGREGATES", "MEASURES", "MODELS", "Classifier", "Distribution", "Threshold", "similarity"]
+__all__ = ["AGGREGATES", "MEASURES", "MODELS", "Classifier", "Distribution", "Evidence", "Threshold", "inferred", "similarity"]
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -130,6 +133,38 @@ class Classifier(_Standardised):
         """[n]; above 0: a member."""
         p = np.mean([network.predict_proba(self._z(x))[:, 1] for network in self.fitted], axis=0).clip(1e-9, 1 - 1e-9)
         return np.log(p / (1 - p))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Similarities of members and of non-members to their generations: [n, channels] each; the first halves are known to the attacker."""
+
+    members: np.ndarray
+    others: np.ndarray
+
+    @property
+    def known(self) -> tuple[np.ndarray, np.ndarray]:
+        return tuple(x[: len(x) // 2] for x in (self.members, self.others))
+
+    @property
+    def tested(self) -> tuple[np.ndarray, np.ndarray]:
+        return tuple(x[len(x) // 2 :] for x in (self.members, self.others))
+
+
+def inferred(found: Evidence, shadows: Sequence[Evidence], p, seed: int, most: int | None = None) -> pd.DataFrame:
+    """Scores of the tested photographs by every inference model: model, split, image, score (above 0: a member), fitted (on how many).
+
+    shadows: evidence of shadow models to fit on, all of it; none: the known half of `found`, at most that many members and non-members.
+    p: has the fields networks, hidden and validation.
+    """
+    known = [(e.members, e.others) for e in shadows] or [tuple(x[:most] for x in found.known)]
+    members, others = (np.concatenate(side) for side in zip(*known, strict=True))
+    tables = []
+    for name, new in MODELS.items():
+        model = new(p, seed).fit(members, others)
+        for split, x in zip(("member", "nonmember"), found.tested, strict=True):
+            tables.append(pd.DataFrame({"model": name, "split": split, "image": range(len(x)), "score": model.score(x)}))
+    return pd.concat(tables, ignore_index=True).assign(fitted=len(members) + len(others))
 
 
 # name: made from the parameters `networks`, `hidden`, `validation`, seed

@@ -7,6 +7,7 @@ import pandas as pd
 from s2llib.artifact import artifact
 from s2llib.attacks.extraction import agreeing, both_ways, candidates, crowd, nearest, nearest_aligned
 from s2llib.compute.images import photos
+from s2llib.compute.models import judge_folder
 from s2llib.data.domain import MEMBER, NONMEMBER, Photos
 from s2llib.data.worlds import check_unchanged
 from s2llib.lab import Lab
@@ -52,7 +53,7 @@ def search_otherwise(lab: Lab, spec: OtherWays, folder: Path) -> None:
         }
         if spec.judge is not None:
             x, y = some.pixels(spec.size), generated.pixels(spec.size)
-            which = candidates(*(image_features(spec.judge.at, pixels) for pixels in (x, y)), spec.candidates)
+            which = candidates(*(image_features(judge_folder(lab, spec.judge), pixels) for pixels in (x, y)), spec.candidates)
             found[f"{spec.candidates} candidates by CLIP", 1] = (x[:, None] - y[which]).square().mean((2, 3, 4)).sqrt().amin(1).double()
             found[f"{spec.candidates} candidates by CLIP, SIFT-aligned", 1] = nearest_aligned(x, y, which)
         for (option, tiles), distance in found.items():

@@ -35,7 +35,15 @@ def generate(lab: Lab, spec: Generated, folder: Path) -> None:
     """An image a prompt, with the noise of its place."""
     s, p = spec.sampling, lab.params
     drawn = sample(
-        pipeline(lab, spec.model), list(spec.prompts), spec.seed, s.steps, s.guidance, s.negative, p.sp.batch, p.hardware.precision
+        pipeline(lab, spec.model),
+        list(spec.prompts),
+        spec.seed,
+        s.steps,
+        s.guidance,
+        s.negative,
+        p.sp.batch,
+        p.hardware.precision,
+        s.sampler,
     )
     write_generated(folder, drawn, list(spec.prompts), spec.name)
 

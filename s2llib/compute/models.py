@@ -3,28 +3,39 @@
 import json
 from pathlib import Path
 
-from s2llib.artifact import made
+from s2llib.artifact import made, table
 from s2llib.data.domain import Domain
 from s2llib.finetune.methods import TRAININGS
 from s2llib.finetune.recipe import load_adapters, prompt_of
 from s2llib.lab import Lab
-from s2llib.models.base import base_key, base_model
-from s2llib.models.denoiser import Denoiser
+from s2llib.models.base import base_key, base_model, edge_of, image_edge
 from s2llib.models.hardware import prepare
 from s2llib.models.pipeline import load_pipeline, pipeline_class
 from s2llib.models.unconditional import load_unconditional
-from s2llib.specs import Base, Model
+from s2llib.specs import Base, Earlier, Judge, Model, Noted
 
-__all__ = ["asked", "folder", "image_size", "loaded", "pipeline", "trained", "training"]
+__all__ = ["asked", "folder", "image_size", "judge_folder", "loaded", "pipeline", "stop", "trained", "training"]
 
 
 def folder(lab: Lab, model: Model) -> Path:
     """Where a model lies: a whole pipeline, or what was trained on top of its base."""
+    if isinstance(model, Earlier):
+        return stop(made(lab, model.of), model.steps)
     if not isinstance(model, Base):
         return made(lab, model)
     if model.path is None and model.content != base_key(lab.params):
         raise ValueError("a base model that is trained here is that of its lab's own parameters")
     return model.path or base_model(lab.params, lab.store)
+
+
+def judge_folder(lab: Lab, judge: Judge) -> Path | str:
+    """Where a judge lies."""
+    return judge.at or folder(lab, lab.base)
+
+
+def stop(run: Path, steps: int) -> Path:
+    """Where a training keeps what it was after so many steps."""
+    return run / f"steps-{steps}"
 
 
 def loaded(lab: Lab, model: Model):
@@ -47,8 +58,12 @@ def trained(lab: Lab, model: Model):
 
 
 def training(lab: Lab, model: Model) -> dict:
-    """What was noted of a fine-tuning: loss of every step, trainable parameters, threads; nothing of a base model."""
-    return {} if isinstance(model, Base) else json.loads((made(lab, model) / "training.json").read_text())
+    """What was noted of a fine-tuning: loss of every step, trainable parameters, threads, seconds; nothing of a base model."""
+    if isinstance(model, Base):
+        return {}
+    run = model.of if isinstance(model, Earlier) else model
+    noted = json.loads(table(lab, Noted(run))["training"][0])
+    return noted | {"loss": noted["loss"][: model.steps]} if isinstance(model, Earlier) else noted
 
 
 def asked(model: Model, domain: Domain, text: str) -> str:
@@ -61,4 +76,4 @@ def image_size(lab: Lab, model: Model) -> int:
     """Edge of a model's images in pixels."""
     while not isinstance(model, Base):
         model = model.base
-    return Denoiser(pipeline(lab, model)).size
+    return edge_of(model.path) if model.path else image_edge(lab.params)

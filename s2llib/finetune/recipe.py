@@ -98,6 +98,7 @@ class _Latents:
 def finetune(
     pipeline, how: Method, recipe: Recipe, images: Photos, domain: Domain, seed: int, what: str, prior: Photos | None = None,
     encode_batch: int = 128, checkpoint: Path | None = None, decay: float = 0.0, hardware: Hardware | None = None,
+    after: Callable[[int], None] | None = None,
 ) -> dict:  # fmt: skip
     """Train `pipeline` in place on `images`.
 
@@ -106,7 +107,8 @@ def finetune(
     The loss is the noise-prediction error on each image with its prompt; with `prior` (images of the class with
     their prompts), recipe.prior_weight times the same error on a prior batch is added (DreamBooth's prior
     preservation; MixSyn, equation 6). decay: times the squared distance of the weights from where they start is added as well
-    (L2-SP, Li et al. 2018). hardware: precision of the UNet, and the optimizer. Raises ParamsError for a model without a text encoder.
+    (L2-SP, Li et al. 2018). hardware: precision of the UNet, and the optimizer. after: called with the
+    number of steps after each of them. Raises ParamsError for a model without a text encoder.
     """
     torch.manual_seed(seed)
     hardware = hardware or Hardware()
@@ -139,7 +141,7 @@ def finetune(
 
     losses = train(
         parameters, loss, steps=recipe.steps, lr=each, warmup=recipe.warmup, cosine=recipe.schedule == "cosine", seed=seed, what=what,
-        checkpoint=checkpoint, optimizer=hardware.optimizer,
+        checkpoint=checkpoint, optimizer=hardware.optimizer, after=after,
     )  # fmt: skip
     for p in parameters:
         p.requires_grad_(False)

@@ -7,10 +7,14 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 from s2llib.data.portraits import SIZE
 from s2llib.data.worlds import auxiliary_images, data_version, training_photos
+from s2llib.models import mini
 from s2llib.models.loading import load_part
+from s2llib.models.lora import check_lora, fuse, lora_files
 from s2llib.models.pipeline import PARTS, base_folder, check_folder, load_pipeline
 from s2llib.models.tokens import encoder_config, load_tokenizer
 from s2llib.params import Params, ParamsError, resolved
@@ -27,6 +31,7 @@ __all__ = [
     "check_trained_on",
     "check_world",
     "content",
+    "edge_of",
     "image_edge",
     "training_world",
 ]
@@ -86,8 +91,6 @@ def _key_of(folder: Path) -> str:
 
 def _fused_inputs(p: Params, base: str) -> dict:
     """What a base with a LoRA in it depends on: the base's own key, the LoRA's files, the scale."""
-    from s2llib.models.lora import lora_files
-
     files = [path for file in lora_files(resolved(p.base.lora)).values() for path in (file, file.with_name("adapter_config.json"))]
     return {"base": base, "lora": [content(path) for path in files if path.is_file()], "scale": p.base.lora_scale}
 
@@ -111,8 +114,6 @@ def check_base(p: Params) -> None:
     folder = base_folder(p)
     check_folder(folder)
     if p.base.lora:
-        from s2llib.models.lora import check_lora
-
         check_lora(resolved(p.base.lora), folder)
     elif (beside := folder / "pytorch_lora_weights.safetensors").is_file():
         raise ParamsError(f"base.path: {folder} holds a LoRA beside the pipeline; set base.lora={beside} to fuse it, or move it elsewhere.")
@@ -133,8 +134,6 @@ def base_tokenizer(p: Params):
     """The base model's tokenizer, also before the model is trained."""
     if folder := base_folder(p):
         return load_tokenizer(folder / "tokenizer", encoder_config(folder), "base.path")
-    from s2llib.models import mini
-
     with tempfile.TemporaryDirectory() as scratch:
         return mini.build_tokenizer(Path(scratch))
 
@@ -142,8 +141,11 @@ def base_tokenizer(p: Params):
 def image_edge(p: Params) -> int:
     """Edge of the base model's images in pixels, also before the model is trained or loaded."""
     folder = base_folder(p)
-    if not folder:
-        return SIZE
+    return edge_of(folder) if folder else SIZE
+
+
+def edge_of(folder: Path) -> int:
+    """Edge of the images of a pipeline's folder in pixels."""
     unet, vae = (json.loads((folder / part / "config.json").read_text(encoding="utf-8")) for part in ("unet", "vae"))
     return unet["sample_size"] * 2 ** (len(vae.get("block_out_channels", [0])) - 1)
 
@@ -188,8 +190,6 @@ def base_model(p: Params, store: Store) -> Path:
 
 def _fuse(p: Params, folder: Path, new: Path) -> None:
     """The pipeline of a folder with the LoRA in its weights, in float32, and what lies beside the pipeline."""
-    from s2llib.models.lora import fuse
-
     pipeline = load_pipeline(folder)
     fuse(pipeline, resolved(p.base.lora), p.base.lora_scale)
     pipeline.save_pretrained(new)
@@ -203,8 +203,6 @@ def _fuse(p: Params, folder: Path, new: Path) -> None:
 def _assemble(p: Params, store: Store, new: Path) -> None:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPModel, CLIPTokenizer
-
-    from s2llib.models import mini
 
     inputs = _inputs(p)
     images: list = []  # drawn once, if any stage needs them
@@ -245,11 +243,6 @@ def _report(folder: Path, stage: str, losses: list[float], **metrics) -> None:
 
 
 def _vae(p: Params, store: Store, inputs: dict, auxiliary, augment: bool, to: Path) -> None:
-    import torch
-    import torch.nn.functional as F
-
-    from s2llib.models import mini
-
     images, _ = auxiliary
     vae, losses = mini.train_vae(images, p.base.vae, p.seed, augment, store.scratch("base_vae", VAE_VERSION, inputs))
     vae.save_pretrained(to / "vae")
@@ -260,8 +253,6 @@ def _vae(p: Params, store: Store, inputs: dict, auxiliary, augment: bool, to: Pa
 
 
 def _clip(p: Params, store: Store, inputs: dict, auxiliary, augment: bool, to: Path) -> None:
-    from s2llib.models import mini
-
     images, captions = auxiliary
     tokenizer = mini.build_tokenizer(to / "tokenizer")
     bare = [text.split(",")[0] for text in captions]
@@ -272,11 +263,8 @@ def _clip(p: Params, store: Store, inputs: dict, auxiliary, augment: bool, to: P
 
 
 def _unet(p: Params, store: Store, inputs: dict, vae_at: Path, clip_at: Path, to: Path) -> None:
-    import torch
     from diffusers import AutoencoderKL
     from transformers import CLIPModel, CLIPTokenizer
-
-    from s2llib.models import mini
 
     vae = load_part(AutoencoderKL, vae_at / "vae", "base.vae")
     encoder = mini.text_encoder(load_part(CLIPModel, clip_at / "clip", "base.clip")).requires_grad_(False)

@@ -1,6 +1,7 @@
 """How the machine is used: precision, attention backends, the optimizer, memory."""
 
 import gc
+import os
 from collections.abc import Callable
 
 import torch
@@ -8,8 +9,8 @@ import torch
 from s2llib.params import Hardware, ParamsError, first_line
 
 __all__ = [
-    "autocast", "check_hardware", "computes_on", "free_memory", "halved", "in_batches", "is_out_of_memory", "optimizer_class", "prepare",
-    "use_attention",
+    "autocast", "check_hardware", "computes_bfloat16", "computes_on", "cores", "free_memory", "halved", "in_batches", "is_out_of_memory",
+    "memory", "optimizer_class", "prepare", "use_attention",
 ]  # fmt: skip
 
 
@@ -19,6 +20,24 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory() -> int:
+    """Bytes of this computer's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 8 * 2**30
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies in bfloat16; one that does not takes several times as long in it as in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("bf16"))
+
+
 def computes_on(pipeline) -> torch.device:
     """Where a pipeline computes: of an offloaded one, not where its weights wait."""
     return getattr(pipeline, "_execution_device", pipeline.unet.device)
@@ -26,7 +45,7 @@ def computes_on(pipeline) -> torch.device:
 
 def check_hardware(p: Hardware, device: torch.device) -> None:
     """Raises ParamsError for what this machine cannot do."""
-    if p.precision == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if p.precision == "bfloat16" and device.type == "cuda" and not computes_bfloat16(device):
         raise ParamsError("hardware.precision is 'bfloat16', which this GPU lacks; set it to float32.")
     optimizer_class(p.optimizer)
     if p.optimizer == "adamw8bit" and device.type != "cuda":
@@ -65,6 +84,9 @@ def prepare(pipeline, p: Hardware, device: torch.device, trains: bool):
     if p.offload and not trains and device.type == "cuda":
         pipeline.enable_model_cpu_offload(device=device)
         return pipeline
+    if device.type == "cpu" and not trains:  # convolutions are a fifth faster forwards, and no faster backwards
+        for part in filter(None, (pipeline.unet, getattr(pipeline, "vae", None))):
+            part.to(memory_format=torch.channels_last)
     return pipeline.to(device)
 
 

@@ -21,13 +21,14 @@ class Hardware(Section):
     """How the machine is used. What is not the default here enters the key of what it rounds otherwise.
 
     precision: of generation, and of the UNet in fine-tuning and perturbation (automatic mixed precision: weights, adapters and AdamW's
-    state stay float32); attacks are always in float32, which SecMI needs. checkpointing: of gradients, less memory for more time.
-    attention: torch's backend, where it can be used, else its plain one; `auto`: torch chooses. optimizer: `adamw8bit` is that of
-    bitsandbytes. offload: models that are asked wait in the computer's memory, part by part, and not in the GPU's. workers: processes of
-    `--executor local`; None: one for each GPU, else for each core.
+    state stay float32), `auto`: bfloat16 where the device multiplies in it; attacks are always in float32, which SecMI needs.
+    checkpointing: of gradients, less memory for more time. attention: torch's backend, where it can be used, else its plain one; `auto`:
+    torch chooses. optimizer: `adamw8bit` is that of bitsandbytes. offload: models that are asked wait in the computer's memory, part by
+    part, and not in the GPU's. workers: processes that make artifacts side by side on this machine; None: of a small model on a processor
+    one for each core, else this one alone; of `--executor local` one for each GPU, else for each core.
     """
 
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
     checkpointing: bool = False
     attention: Literal["auto", "flash", "efficient", "math"] = "auto"
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"

@@ -142,10 +142,14 @@ class Base(Section):
 
 
 class SP(Section):
-    """The self-generated private-domain images (S2L, section 4.1)."""
+    """The self-generated private-domain images (S2L, section 4.1).
+
+    sampler: of every image that is drawn: `own`, the model's scheduler, or `multistep`: DPM-Solver++, which needs half the steps.
+    """
 
     images: Positive = 48
     steps: SamplingSteps = 25
+    sampler: Literal["own", "multistep"] = "own"
     guidance: Annotated[float, Field(ge=0)] = 3.0
     templates: Annotated[list[Template], Some] = [Template(text="photo of {name}", weight=0.7), Template(text="face of {name}", weight=0.3)]
     suffix: str = ""

@@ -315,7 +315,7 @@ def estimated(entries: Iterable[Entry], p: Statistics) -> pd.DataFrame:
             tests[""].append((len(rows), level.p, entry.measure.by_domain()))
         rows.append(row | _counts(entry.measure) | {"interval": level.method})
     table = pd.DataFrame(rows)
-    last = [*(name for of in tests for name in _columns(of)), "domains", "seeds", "interval"]
+    last = [*(name for of in tests for name in _columns(of)), *(name for name in ("domains", "seeds") if name in table), "interval"]
     table = table.reindex(columns=[*(name for name in table if name not in last), *last])  # changes too where there are none
     families = {of: _adjust(table, some, p, f"p{of}_adjusted") for of, some in tests.items()}
     table.attrs["families"] = families[""]

@@ -2,7 +2,7 @@
 
 import json
 
-from s2llib.report.report import figures_root
+from s2llib.scores import figures_root
 from s2llib.store import write_atomic
 
 __all__ = ["write_gallery"]

@@ -3,27 +3,22 @@
 import json
 import os
 import re
-from pathlib import Path
 
 import pandas as pd
 from filelock import FileLock
 from matplotlib.figure import Figure
 
+from s2llib.artifact import read
 from s2llib.lab import Lab
-from s2llib.params import below_repository
 from s2llib.report.provenance import provenance
+from s2llib.scores import figures_root, keep, tables_only
 from s2llib.store import check_writable, digest, file_digest, write_atomic
 
-__all__ = ["Report", "figures_root"]
+__all__ = ["Report"]
 
 
 # raised when a table or figure is drawn otherwise from the same results
 REPORT_VERSION = 4
-
-
-def figures_root() -> Path:
-    """`$S2L_FIGURES`, or `figures/` of the repository."""
-    return below_repository(os.environ.get("S2L_FIGURES") or "figures")
 
 
 def _escaped(text: str) -> str:
@@ -40,7 +35,9 @@ class Report:
         self.folder = figures_root() / lab.params.profile
         check_writable(self.folder, "S2L_FIGURES")
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._record()
+        self._kept: set[tuple[str, str]] = set()
+        if not tables_only():  # which leaves out what needs images
+            self._record()
 
     def table(self, name: str, tidy: pd.DataFrame, printed: pd.DataFrame | None = None, note: str = "") -> pd.DataFrame:
         """Write NAME.csv from the tidy table, NAME.md and NAME.tex from the one laid out for print, which is returned."""
@@ -52,7 +49,15 @@ class Report:
         latex = flat.to_latex(index=False, escape=True, na_rep="", caption=_escaped(note) or None, label=f"tab:{name}")
         write_atomic(self.folder / f"{name}.tex", latex)
         self._record(*(f"{name}.{kind}" for kind in ("csv", "md", "tex")))
+        self._keep_scores()
         return printed
+
+    def _keep_scores(self) -> None:
+        """Keep what was read since the last table was written."""
+        new = {address: kept for address, kept in read(self.lab).items() if address not in self._kept}
+        if new and not tables_only():
+            keep(self.folder / "scores", new.values(), self.notebook, forget=not self._kept)
+            self._kept |= new.keys()
 
     def page(self, name: str, text: str) -> None:
         """Write NAME.md."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from s2llib.finetune.methods import PRETRAINED
 from s2llib.lab import Lab
 from s2llib.studies import ablations, audit, blackbox, extraction, given, mixsyn, priors, s2l, zero_prior
 from s2llib.studies.plan import sp_set
@@ -19,13 +20,24 @@ def _ablated(lab: Lab) -> list:
 
 
 def _transferred(lab: Lab) -> list:
-    return [] if priors.no_transfer(lab) else _specs(priors.transfer_cells)(lab)
+    if priors.no_transfer(lab):
+        return []
+    return _specs(priors.transfer_cells)(lab) + _specs(priors.transfer_searches)(extraction.memorising(lab))
+
+
+def _extracted(lab: Lab) -> list:
+    there, method = extraction.memorising(lab), lab.params.finetune.methods[0]
+    cells = [*extraction.extraction_cells(there), *extraction.option_cells(there, method)]
+    if there is not lab:
+        cells += extraction.extraction_cells(lab, [PRETRAINED, method], lab.domains[: lab.params.extraction.option_domains])
+    return [spec for spec, _ in cells]
 
 
 def _defended(lab: Lab) -> list:
-    rows = [row for table in range(1, 6) for row in mixsyn.table_rows(lab, table)] + mixsyn.ratio_rows(lab) + mixsyn.baseline_rows(lab)
-    cells = (mixsyn.score_cells(lab, rows), mixsyn.adaptive_cells(lab), mixsyn.again_cells(lab), mixsyn.extraction_cells(lab))
-    return [spec for some in cells for spec, _ in some]
+    judged = [row for table in range(1, 6) for row in mixsyn.table_rows(lab, table)] + mixsyn.baseline_rows(lab)
+    cells = [*mixsyn.score_cells(lab, judged + mixsyn.ratio_rows(lab)), *mixsyn.adaptive_cells(lab), *mixsyn.again_cells(lab)]
+    cells += [*mixsyn.quality_cells(lab, judged), *mixsyn.extraction_cells(extraction.memorising(lab))]
+    return [spec for spec, _ in cells]
 
 
 def _audited(lab: Lab) -> list:
@@ -38,12 +50,16 @@ NOTEBOOKS: dict[str, tuple[str, Callable[[Lab], list]]] = {
     "fine-tuned models of the grid": ("02", s2l.models),
     "membership inference": ("03", _specs(s2l.membership_cells)),
     "timesteps": ("03", _specs(s2l.sweep_cells)),
-    "extraction": ("04", lambda lab: _specs(extraction.extraction_cells)(extraction.memorising(lab))),
+    "extraction": ("04", _extracted),
     "ablations": ("05", _ablated),
-    "prior knowledge": ("06", _specs(priors.knowledge_cells)),
+    "prior knowledge": (
+        "06",
+        lambda lab: _specs(priors.knowledge_cells)(lab) + _specs(priors.knowledge_searches)(extraction.memorising(lab)),
+    ),
+    "no prior knowledge": ("06", _specs(zero_prior.zero_prior_cells)),
     "domain transfer": ("06", _transferred),
     "black box": ("07", blackbox.specs),
-    "MixSyn": ("08", _defended),
+    "MixSyn": ("08", lambda lab: [] if mixsyn.refusal(lab) else _defended(lab)),
     "audit": ("09", _audited),
 }
 # notebook: why it cannot run on a profile's model and images; empty if it can

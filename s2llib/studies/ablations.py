@@ -12,7 +12,7 @@ from s2llib.finetune.methods import PRETRAINED
 from s2llib.lab import Lab, other_base, refuses
 from s2llib.params import Params, ParamsError
 from s2llib.studies.cells import Cell, collected
-from s2llib.studies.plan import check_asked, check_other, scoring, tuned
+from s2llib.studies.plan import after_steps, check_asked, check_other, scoring, tuned
 
 __all__ = ["Ablation", "ablation", "ablation_cells", "ablation_domains", "ablations", "refusal"]
 
@@ -28,6 +28,7 @@ class Ablation:
     method: str
     values: dict[object, dict]
     claim: Literal["rises", "depends"] | None
+    of_one_run: bool = False  # values are numbers of steps
 
 
 @refuses
@@ -58,7 +59,7 @@ def ablations(p: Params) -> dict[str, Ablation]:
             "extra tokens", "textual_inversion", {n: {"finetune.textual_inversion.extra": n} for n in a.extra}, "depends"
         ),
         "s2l_sp_images": Ablation("SP images", "dreambooth", {n: {"sp.images": n} for n in a.images}, None),
-        "s2l_steps": Ablation("steps", "dreambooth", {n: {"finetune.dreambooth.steps": n} for n in a.steps}, None),
+        "s2l_steps": Ablation("steps", "dreambooth", {n: {"finetune.dreambooth.steps": n} for n in a.steps}, None, True),
     }
     if a.scale:
         names = dict(zip(_names(a.scale), map(other_base, a.scale), strict=True))
@@ -84,7 +85,10 @@ def ablation_cells(lab: Lab, a: Ablation) -> Iterator[Cell]:
         for domain in ablation_domains(lab):
             for method in (PRETRAINED, a.method):
                 labels = {"domain": domain.name, "method": method, "seed": 0 if method == PRETRAINED else lab.params.finetune.seeds[0]}
-                yield scoring(other, domain, tuned(other, domain, method), shifted=False), labels | {"value": value}
+                model = tuned(other, domain, method)
+                if a.of_one_run and method != PRETRAINED:
+                    model = after_steps(model, a.values)[value]
+                yield scoring(other, domain, model, shifted=False), labels | {"value": value}
 
 
 def ablation(lab: Lab, a: Ablation) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from s2llib.lab import NO_BASE, Lab, refuses
 from s2llib.metrics.permutation import permutation_test, smallest_p
 from s2llib.models.base import base_key, base_model
 from s2llib.params import Audit, ParamsError
+from s2llib.scores import tables_only
 from s2llib.specs import Base, Model
 from s2llib.studies.cells import Cell, collected
 from s2llib.studies.extraction import searched
@@ -197,7 +198,7 @@ def stranger(lab: Lab) -> Base | None:
     if not lab.params.audit.stranger:
         return None
     elsewhere = lab.params.changed(NO_BASE | lab.params.audit.stranger)
-    return Base(base_key(elsewhere), base_model(elsewhere, lab.store))
+    return Base(base_key(elsewhere), None if tables_only() else base_model(elsewhere, lab.store))
 
 
 def trials(lab: Lab, seen: bool) -> pd.DataFrame:

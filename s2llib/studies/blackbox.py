@@ -3,26 +3,24 @@
 scores = blackbox.scenarios(lab)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 import torch
 
-from s2llib.artifact import described, key
+from s2llib.artifact import described, table
 from s2llib.attacks import setting
-from s2llib.attacks.blackbox import AGGREGATES, MEASURES, MODELS, similarity
-from s2llib.compute.blackbox import captions, encoder, learnt, replies
-from s2llib.compute.models import folder, image_size, pipeline, training
-from s2llib.data.domain import Photos
+from s2llib.attacks.blackbox import AGGREGATES, MEASURES
+from s2llib.compute.blackbox import drawn as images
+from s2llib.compute.models import image_size, training
+from s2llib.data.domain import MEMBER, NONMEMBER, Domain, Photos
 from s2llib.data.folders import check_captions
 from s2llib.data.reading import check_prompts
 from s2llib.data.worlds import auxiliary_images, private_pool, without_caption
 from s2llib.defenses.dp import check_epsilons
 from s2llib.lab import Lab
-from s2llib.metrics.blind import blind_scores, caption_features, image_features
-from s2llib.metrics.clip import retrieved
 from s2llib.models import encoders
 from s2llib.models.base import auxiliary_inputs, base_tokenizer
 from s2llib.models.captioner import check_blip
@@ -30,14 +28,32 @@ from s2llib.models.pipeline import base_folder
 from s2llib.params import ParamsError, Recipe, resolved
 from s2llib.progress import track
 from s2llib.scale import run
-from s2llib.specs import Captioner, Captions, Learnt, Model, PrivateTune, Replies, Sampling, SelfSupervised, Tune
+from s2llib.specs import (
+    Base,
+    Blind,
+    Captioner,
+    Captions,
+    Features,
+    Inferred,
+    Judge,
+    Learnt,
+    Model,
+    PrivateTune,
+    Replies,
+    Retrieved,
+    Sampling,
+    Seen,
+    SelfSupervised,
+    Tune,
+)  # fmt: skip
 from s2llib.store import digest, folder_digest, number
+from s2llib.studies.cells import Cell, collected
 from s2llib.studies.extraction import has_judge, own_judge
-from s2llib.studies.plan import private_recipe
+from s2llib.studies.plan import after_steps, private_recipe
 from s2llib.studies.prompts import private_prompts, reworded
 
 __all__ = [
-    "SCENARIOS", "Evidence", "Target", "by_encoder", "by_epochs", "by_queries", "by_sampling", "by_similarity", "by_size", "by_wording",
+    "SCENARIOS", "Target", "by_encoder", "by_epochs", "by_queries", "by_sampling", "by_similarity", "by_size", "by_wording",
     "check", "controls", "drawn", "private", "private_blind", "private_quality", "private_sets", "refusal", "scenarios",
     "shadows", "specs", "spent", "targets", "written",
 ]  # fmt: skip
@@ -49,7 +65,6 @@ SCENARIOS = {
     "Attack-III": ("own", "shadow"),
     "Attack-IV": ("written", "shadow"),
 }
-KEPT = 48  # feature tensors kept in memory
 
 
 @dataclass(frozen=True)
@@ -63,22 +78,6 @@ class Target:
     @property
     def sides(self) -> tuple[Photos, Photos]:
         return self.members, self.others
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Similarities of members and of non-members to their generations: [n, channels] each; the first halves are known to the attacker."""
-
-    members: np.ndarray
-    others: np.ndarray
-
-    @property
-    def known(self) -> tuple[np.ndarray, np.ndarray]:
-        return tuple(x[: len(x) // 2] for x in (self.members, self.others))
-
-    @property
-    def tested(self) -> tuple[np.ndarray, np.ndarray]:
-        return tuple(x[len(x) // 2 :] for x in (self.members, self.others))
 
 
 def refusal(lab: Lab) -> str:
@@ -146,8 +145,14 @@ def lora(lab: Lab, photos: Photos, how: Recipe) -> Tune:
 
 def targets(lab: Lab, how: Recipe | None = None, most: int | None = None) -> list[Target]:
     """The attacked models: two sets of photographs, the members of one being the non-members of the other; most: of either."""
-    p, (a, b, *_) = lab.params.blackbox, (some[:most] for some in private_sets(lab))
-    return [Target(*sets, lora(lab, sets[0], how or p.tune)) for sets in [(a, b), (b, a)][: p.targets]]
+    p, (a, b, *_) = lab.params.blackbox, (photos[:most] for photos in private_sets(lab))
+    how = how or p.tune
+    found = [Target(*sets, lora(lab, sets[0], how)) for sets in [(a, b), (b, a)][: p.targets]]
+    lengths = {p.tune.steps, *p.epochs}
+    if len(a) < p.members or how.steps not in lengths or how != p.tune.model_copy(update={"steps": how.steps}):
+        return found
+    of_one_run = [replace(target, model=after_steps(target.model, lengths)[how.steps]) for target in some(lab, found)]  # Figure 4
+    return of_one_run + found[len(of_one_run) :]
 
 
 def shadows(lab: Lab) -> list[Target]:
@@ -162,16 +167,17 @@ def shadows(lab: Lab) -> list[Target]:
 def asked(lab: Lab, model: Model, prompts: Sequence[str], repeats: int, steps: int | None = None) -> list[Replies]:
     """The questions: each prompt `repeats` times."""
     p, texts = lab.params.blackbox, tuple(dict.fromkeys(prompts))
-    return [Replies(model, texts, Sampling(steps or p.steps, p.guidance), lab.params.seed + i) for i in range(repeats)]
+    return [
+        Replies(model, texts, Sampling(steps or p.steps, p.guidance, sampler=lab.params.sp.sampler), lab.params.seed + i)
+        for i in range(repeats)
+    ]
 
 
 def drawn(lab: Lab, model: Model, prompts: Sequence[str], repeats: int, steps: int | None = None) -> torch.Tensor:
     """[n, m, 3, h, w] in [0, 1]: m = repeats images for every prompt."""
-    size, questions = image_size(lab, lab.base), asked(lab, model, prompts, repeats, steps)
+    questions = asked(lab, model, prompts, repeats, steps)
     run(lab, questions, "images")
-    place = {text: i for i, text in enumerate(questions[0].prompts)}
-    which = torch.tensor([place[text] for text in prompts])
-    return torch.stack([replies(lab, question, size)[which] for question in questions], 1)
+    return images(lab, questions, prompts, image_size(lab, lab.base))
 
 
 def spent(lab: Lab, target: Target) -> int:
@@ -198,95 +204,66 @@ def written(lab: Lab, photos: Photos) -> list[str]:
     if p.captioner:
         at, shadow = check_blip(p.captioner), Photos.join(private_sets(lab)[2:]) if p.captioner_steps else None
         writer = Captioner(folder_digest(at), shadow, p.captioner_steps, p.captioner_lr, size, lab.params.seed, at)
-        return captions(lab, Captions(photos, size, writer))
+        return list(table(lab, Captions(photos, size, writer))["caption"])
     if own is None:
         texts = lab.resident("auxiliary captions", lambda: auxiliary_images(lab.params.world, lab.params.base.auxiliary, lab.store)[1])
     else:
         texts = list(own.captions)
-    return captions(lab, Captions(photos, size, own_judge(lab), tuple(sorted(set(texts))), own is not None))
+    return list(table(lab, Captions(photos, size, own_judge(lab), tuple(sorted(set(texts))), own is not None))["caption"])
 
 
 # similarity
 
 
-def encoded(lab: Lab, name: str, x: torch.Tensor) -> torch.Tensor:
-    """Features [n, tokens, channels] of images [n, 3, h, w] in [0, 1] by an encoder of the profile."""
-    p, batch = lab.params.blackbox, lab.params.attacks.batch
-    if name == "pixels":
-        return encoders.dct_tokens(x)
-    if name == "vae":
-        return encoders.vae_tokens(pipeline(lab, lab.base), x, batch)
-    if name == "clip":
-        return encoders.clip_tokens(folder(lab, lab.base), x, batch)
+def features(lab: Lab, name: str) -> Features:
+    """An encoder of the profile."""
+    p, own, size = lab.params.blackbox, auxiliary(lab), image_size(lab, lab.base)
     if name == "selfsupervised":
-        own = auxiliary(lab)
-        spec = SelfSupervised(
-            own, {} if own else auxiliary_inputs(lab.params), p.selfsupervised, image_size(lab, lab.base), lab.params.seed
-        )
-        return encoder(lab, spec).tokens(x, batch)
-    return encoders.transformers_tokens(encoders.check_encoder(name, p.encoder_folders[name]), x, batch)
+        world = {} if own else auxiliary_inputs(lab.params)
+        return Features(name, SelfSupervised(own, world, p.selfsupervised, size, lab.params.seed))
+    if name in p.encoder_folders:
+        at = encoders.check_encoder(name, p.encoder_folders[name])
+        return Features(name, Judge(folder_digest(at), at))
+    return Features(name, {"vae": lab.base, "clip": own_judge(lab)}.get(name))
 
 
-def features(lab: Lab, name: str, what: str, images: Callable[[], torch.Tensor]) -> torch.Tensor:
-    """Features of images, kept in memory: the studies of one notebook ask for the same ones."""
-    kept = lab.resident("features", dict)
-    if (name, what) not in kept:
-        kept[name, what] = encoded(lab, name, images()).float()
-        if len(kept) > KEPT:
-            del kept[next(iter(kept))]  # the oldest
-    return kept[name, what]
-
-
-def evidence(lab: Lab, target: Target, way: str = "own", wording: str | None = None, steps: int | None = None, **how) -> Evidence:
+def seen(lab: Lab, target: Target, way: str = "own", wording: str | None = None, steps: int | None = None, **how) -> tuple[Seen, Seen]:
     """What the attacker sees of a model's members and non-members.
 
     way, wording: as `prompts`; how: encoder, measure, form, aggregate, repeats in place of the profile's.
     """
     p = lab.params.blackbox
     use = p.model_dump(include={"encoder", "measure", "form", "aggregate"}) | {"repeats": p.queries} | how
-    return Evidence(*(_seen(lab, target.model, photos, prompts(lab, photos, way, wording), steps, **use) for photos in target.sides))
-
-
-def _seen(lab, model, photos, texts, steps, encoder, measure, form, aggregate, repeats) -> np.ndarray:
-    questions = asked(lab, model, texts, repeats, steps)
-    query = features(lab, encoder, digest([str(path) for path in photos.paths]), lambda: photos.pixels(image_size(lab, lab.base)))
-    name = digest([texts, *(key(lab, question) for question in questions)])
-    found = features(lab, encoder, name, lambda: drawn(lab, model, texts, repeats, steps).flatten(0, 1))
-    generated = found.view(len(photos), repeats, *query.shape[1:])
-    return AGGREGATES[aggregate](similarity(query, generated, measure, form)).numpy()
+    encoder, repeats = features(lab, use.pop("encoder")), use.pop("repeats")
+    sides = []
+    for photos in target.sides:
+        texts = tuple(prompts(lab, photos, way, wording))
+        questions = tuple(asked(lab, target.model, texts, repeats, steps))
+        sides.append(Seen(photos, texts, questions, encoder, size=image_size(lab, lab.base), **use))
+    return tuple(sides)
 
 
 # inference
 
 
-def inferred(lab: Lab, found: Evidence, fitted_on: Sequence[Evidence] | None, labels: dict, most: int | None = None) -> pd.DataFrame:
-    """Scores of the tested photographs by every inference model: columns of labels, model, split, image, score (above 0: a member).
-
-    fitted_on: evidence of shadow models, all of it; None: the known half of `found`, at most that many members and non-members.
-    """
-    known = [tuple(x[:most] for x in found.known)] if fitted_on is None else [(e.members, e.others) for e in fitted_on]
-    members, others = (np.concatenate(side) for side in zip(*known, strict=True))
-    tables = []
-    for name, new in MODELS.items():
-        model = new(lab.params.blackbox, lab.params.seed).fit(members, others)
-        for split, x in zip(("member", "nonmember"), found.tested, strict=True):
-            tables.append(pd.DataFrame(labels | {"model": name, "split": split, "image": range(len(x)), "score": model.score(x)}))
-    return pd.concat(tables, ignore_index=True).assign(fitted=len(members) + len(others))
+def inference(lab: Lab, target: Target, scenario: str = "Attack-I", most: int | None = None, **how) -> Inferred:
+    """A scenario against a model. most: members and non-members that the attacker knows, of the half; how: as in `seen`."""
+    p, (way, source) = lab.params.blackbox, SCENARIOS[scenario]
+    fitted_on = tuple(seen(lab, shadow, way, **how) for shadow in shadows(lab)) if source == "shadow" else ()
+    return Inferred(seen(lab, target, way, **how), fitted_on, most, p.networks, p.hidden, p.validation, lab.params.seed)
 
 
-def attacked(lab: Lab, models: list[Target], labels: dict, scenario: str = "Attack-I", most: int | None = None, **how) -> pd.DataFrame:
-    """A scenario against some models: columns of `inferred`, target. most: as in `inferred`; how: as in `evidence`."""
-    way, source = SCENARIOS[scenario]
-    fitted_on = [evidence(lab, shadow, way, **how) for shadow in shadows(lab)] if source == "shadow" else None
-    parts = []
-    for i, target in enumerate(models):
-        parts.append(inferred(lab, evidence(lab, target, way, **how), fitted_on, labels | {"scenario": scenario, "target": i}, most))
-    return pd.concat(parts, ignore_index=True)
+def attacked(lab: Lab, models: list[Target], labels: dict, scenario: str = "Attack-I", **how) -> list[Cell]:
+    """A scenario against some models; how: as in `inference`."""
+    return [(inference(lab, target, scenario, **how), labels | {"scenario": scenario, "target": i}) for i, target in enumerate(models)]
 
 
 def scenarios(lab: Lab) -> pd.DataFrame:
-    """The main table: every scenario against every target."""
-    return pd.concat([attacked(lab, targets(lab), {}, name) for name in track(SCENARIOS, "scenarios")], ignore_index=True)
+    """The main table: every scenario against every target.
+
+    Columns: model (of inference), split, image, score (above 0: a member), fitted (photographs), scenario, target.
+    """
+    return collected(lab, [cell for name in SCENARIOS for cell in attacked(lab, targets(lab), {}, name)], "scenarios")
 
 
 def untuned(lab: Lab) -> list[Target]:
@@ -294,26 +271,30 @@ def untuned(lab: Lab) -> list[Target]:
     return [replace(target, model=lab.base) for target in targets(lab)]
 
 
+def overfitted(lab: Lab) -> Target:
+    """A model of few photographs, each seen often."""
+    p = lab.params.blackbox
+    a, b, *_ = (photos[: p.overfitted.members] for photos in private_sets(lab))
+    return Target(a, b, lora(lab, a, p.tune.model_copy(update={"steps": p.overfitted.steps})))
+
+
 def controls(lab: Lab) -> pd.DataFrame:
     """Attack-I against a model that is to leak, against models that saw none of the photographs, against the base; column control."""
-    p, found = lab.params.blackbox, []
-    a, b, *_ = (some[: p.overfitted.members] for some in private_sets(lab))
-    leaky = Target(a, b, lora(lab, a, p.tune.model_copy(update={"steps": p.overfitted.steps})))
     strangers = [replace(target, model=shadow.model) for target, shadow in zip(targets(lab), shadows(lab), strict=False)]
-    for title, models in {"overfitted": [leaky], "fine-tuned on others": strangers, "not fine-tuned": untuned(lab)[:1]}.items():
-        found.append(attacked(lab, models, {"control": title}))
-    return pd.concat(found, ignore_index=True)
+    rows = {"overfitted": [overfitted(lab)], "fine-tuned on others": strangers, "not fine-tuned": untuned(lab)[:1]}
+    return collected(lab, [cell for title, models in rows.items() for cell in attacked(lab, models, {"control": title})], "controls")
 
 
 def private_blind(lab: Lab) -> pd.DataFrame:
     """Out-of-fold scores of the tested photographs by a classifier that sees them and their captions and never asks a model."""
-    tables, size = [], image_size(lab, lab.base)
+    p, size, tables = lab.params, image_size(lab, lab.base), []
     for i, target in enumerate(targets(lab)):
-        x = [np.hstack([image_features(some.pixels(size)), caption_features(some.captions)]) for some in target.sides]
-        scores = blind_scores(*x, lab.params.statistics.blind_folds, lab.params.seed)
-        for split, score in zip(("member", "nonmember"), scores, strict=True):
-            tested = score[len(score) // 2 :]
-            tables.append(pd.DataFrame({"target": i, "split": split, "image": range(len(tested)), "score": tested}))
+        splits = dict(zip((MEMBER, NONMEMBER), target.sides, strict=True))
+        photographs = Domain(f"target {i}", splits, digest(described(lab, list(target.sides))))
+        found = table(lab, Blind((photographs,), size, p.statistics.blind_folds, True, p.seed))
+        for split, part in found.groupby("split"):
+            scores = part["score"].to_numpy()[len(part) // 2 :]
+            tables.append(pd.DataFrame({"target": i, "split": split, "image": range(len(scores)), "score": scores}))
     return pd.concat(tables, ignore_index=True).assign(model="blind")
 
 
@@ -327,8 +308,9 @@ def some(lab: Lab, models: list[Target] | None = None) -> list[Target]:
 
 def studied(lab: Lab, column: str, values: dict[object, tuple[list[Target], dict]]) -> pd.DataFrame:
     """{value: (models, how)}; column `column`: the value."""
-    tracked = track(values.items(), column, len(values))
-    return pd.concat([attacked(lab, models, {column: value}, **how) for value, (models, how) in tracked], ignore_index=True)
+    return collected(
+        lab, [cell for value, (models, how) in values.items() for cell in attacked(lab, models, {column: value}, **how)], column
+    )
 
 
 def by_encoder(lab: Lab) -> pd.DataFrame:
@@ -358,17 +340,28 @@ def by_wording(lab: Lab) -> pd.DataFrame:
     return studied(lab, "wording", ways)
 
 
+def by_epochs_models(lab: Lab) -> dict[int, list[Target]]:
+    """Models that are fine-tuned for so many steps."""
+    p = lab.params.blackbox
+    return {n: some(lab, targets(lab, p.tune.model_copy(update={"steps": n}))) for n in p.epochs}
+
+
 def by_epochs(lab: Lab) -> pd.DataFrame:
     """Fine-tuning for so many steps; column `steps`."""
+    return studied(lab, "steps", {n: (models, {}) for n, models in by_epochs_models(lab).items()})
+
+
+def by_size_models(lab: Lab) -> dict[int, list[Target]]:
+    """Models of fine-tuning sets of several sizes, at equal epochs."""
     p = lab.params.blackbox
-    return studied(lab, "steps", {n: (some(lab, targets(lab, p.tune.model_copy(update={"steps": n}))), {}) for n in p.epochs})
+    recipe = lambda n: p.tune.model_copy(update={"steps": max(1, round(p.tune.steps * n / p.members))})  # noqa: E731
+    return {n: targets(lab, recipe(n), n) for n in p.sizes}
 
 
 def by_size(lab: Lab) -> pd.DataFrame:
-    """Fine-tuning sets of several sizes, at equal epochs; the attacker knows as many photographs of each. Column `members`."""
-    p = lab.params.blackbox
-    recipe = lambda n: p.tune.model_copy(update={"steps": max(1, round(p.tune.steps * n / p.members))})  # noqa: E731
-    return studied(lab, "members", {n: (targets(lab, recipe(n), n), {"most": min(p.sizes) // 2}) for n in p.sizes})
+    """Fine-tuning sets of several sizes; the attacker knows as many photographs of each. Column `members`."""
+    least = {"most": min(lab.params.blackbox.sizes) // 2}
+    return studied(lab, "members", {n: (models, least) for n, models in by_size_models(lab).items()})
 
 
 def by_sampling(lab: Lab) -> pd.DataFrame:
@@ -377,14 +370,21 @@ def by_sampling(lab: Lab) -> pd.DataFrame:
 
 
 def specs(lab: Lab) -> list:
-    """The models and the questions of all scenarios and studies; a caption that is written counts as one that is known."""
-    p = lab.params.blackbox
-    attacked = [*targets(lab), *shadows(lab)]
-    attacked += [target for n in p.epochs for target in some(lab, targets(lab, p.tune.model_copy(update={"steps": n})))]
-    attacked += [target for each in private_models(lab).values() for target in each]
-    texts = [(target, [*side.captions, *(f"written {text}" for text in side.captions)]) for target in attacked for side in target.sides]
-    questions = [question for target, each in texts for question in asked(lab, target.model, each, p.queries)]
-    return [*(target.model for target in attacked), *questions]
+    """The models of all scenarios and studies, and what they are asked by the captions of photographs."""
+    attacked = [*targets(lab), *shadows(lab), overfitted(lab)]
+    for models in (by_epochs_models(lab), by_size_models(lab), private_models(lab)):
+        attacked += [target for each in models.values() for target in each]
+    return [target.model for target in attacked if not isinstance(target.model, Base)] + _questions(lab, attacked)
+
+
+def _questions(lab: Lab, attacked: list[Target], wording: str = "{}") -> list[Replies]:
+    texts = [(target, [wording.format(text) for text in side.captions]) for target in attacked for side in target.sides]
+    return [question for target, each in texts for question in asked(lab, target.model, each, lab.params.blackbox.queries)]
+
+
+def written_specs(lab: Lab) -> list:
+    """What models are asked by captions that will be written, to be counted: as many others as there are photographs."""
+    return _questions(lab, [*targets(lab), *shadows(lab)], "written {}")
 
 
 # DP-SGD
@@ -425,7 +425,8 @@ def private_quality(lab: Lab) -> pd.DataFrame:
             report = training(lab, target.model)
             row = {"training": title, "target": i, "trainable": report.get("trainable", 0)}
             row |= {name: report.get(name) for name in ("epsilon", "delta", "clip", "noise multiplier")}
-            rows.append(row | {"hits": _hits(lab, target), "loss": learnt(lab, Learnt(target.model, *target.sides, looks))})
+            loss = table(lab, Learnt(target.model, *target.sides, looks)).groupby("split")["loss"].agg(list).to_dict()
+            rows.append(row | {"hits": _hits(lab, target), "loss": loss})
     return pd.DataFrame(rows)
 
 
@@ -434,6 +435,10 @@ def _hits(lab: Lab, target: Target) -> list[float] | None:
     named = [next((i for i, name in enumerate(lab.names) if name in text), None) for text in target.members.captions]
     if None in named or own_judge(lab) is None:
         return None
-    x = drawn(lab, target.model, target.members.captions, 1)[:, 0]
-    condition = lab.params.world.condition
-    return retrieved(folder(lab, lab.base), x, torch.tensor(named), [condition.format(name=name) for name in lab.names]).tolist()
+    (question,) = asked(lab, target.model, target.members.captions, 1)
+    candidates = tuple(lab.params.world.condition.format(name=name) for name in lab.names)
+    truth = dict(zip(target.members.captions, named, strict=True))
+    drawn_of = tuple(truth[text] for text in question.prompts)
+    hits = table(lab, Retrieved(question, own_judge(lab), candidates, drawn_of, image_size(lab, lab.base)))["hit"]
+    by_text = dict(zip(question.prompts, hits, strict=True))
+    return [by_text[text] for text in target.members.captions]

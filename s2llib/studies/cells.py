@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from s2llib.artifact import made
+from s2llib.artifact import table
 from s2llib.lab import Lab
 from s2llib.progress import track
 from s2llib.scale import run
@@ -19,10 +19,4 @@ def collected(lab: Lab, cells: Iterable[Cell], what: str) -> pd.DataFrame:
     """The tables of all cells in one, each with its labels as columns; computed where $S2L_DASK says."""
     cells = list(cells)
     run(lab, [spec for spec, _ in cells], what)
-    return pd.concat([read(lab, spec).assign(**labels) for spec, labels in track(cells, what)], ignore_index=True)
-
-
-def read(lab: Lab, spec: Any) -> pd.DataFrame:
-    """The one table of an artifact."""
-    (path,) = made(lab, spec).glob("*.parquet")
-    return pd.read_parquet(path)
+    return pd.concat([table(lab, spec).assign(**labels) for spec, labels in track(cells, what)], ignore_index=True)

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 
 import pandas as pd
 
-from s2llib.compute.models import folder, image_size
+from s2llib.artifact import table
+from s2llib.compute.models import image_size
 from s2llib.data.domain import Domain
 from s2llib.data.worlds import domain_names, known_names
 from s2llib.finetune.methods import PRETRAINED
@@ -18,7 +19,7 @@ from s2llib.params import Params, ParamsError
 from s2llib.progress import track
 from s2llib.scale import run
 from s2llib.specs import Judge, OtherWays
-from s2llib.studies.cells import Cell, read
+from s2llib.studies.cells import Cell
 from s2llib.studies.plan import cells, check_other, crowd, generations, search, tuned
 
 __all__ = ["extracted", "extraction_cells", "memorising", "options", "searched"]
@@ -81,18 +82,17 @@ def extracted(lab: Lab, methods: list[str] | None = None, domains: list[Domain] 
 def searched(lab: Lab, cells: Iterable[Cell]) -> pd.DataFrame:
     """`extracted` of these searches."""
     cells = list(cells)
-    run(lab, [spec for spec, _ in cells], "extraction")
+    run(lab, [spec for search, _ in cells for spec in (search, crowd(lab, search.domain))], "extraction")
     tables = []
     for spec, labels in track(cells, "extraction"):
-        around = read(lab, crowd(lab, spec.domain))
-        tables.append(read(lab, spec).merge(around, on=["split", "image"], validate="one_to_one").assign(**labels))
+        around = table(lab, crowd(lab, spec.domain))
+        tables.append(table(lab, spec).merge(around, on=["split", "image"], validate="one_to_one").assign(**labels))
     return pd.concat(tables, ignore_index=True)
 
 
 def own_judge(lab: Lab) -> Judge | None:
     """The CLIP pair that lies in the base model's folder, if one does."""
-    at = folder(lab, lab.base)
-    return Judge(lab.base.content, at) if (at / "clip").is_dir() else None
+    return Judge(lab.base.content, lab.base.path) if has_judge(lab.params) else None
 
 
 def has_judge(p: Params) -> bool:
@@ -101,20 +101,24 @@ def has_judge(p: Params) -> bool:
     return at is None or (at / "clip").is_dir()
 
 
+def option_cells(lab: Lab, method: str) -> Iterator[Cell]:
+    """The pre-trained model and one method on the first few domains, searched by other rules."""
+    p, size = lab.params.extraction, image_size(lab, lab.base)
+    rules = {"other_tiles": p.other_tiles, "clique": p.clique, "candidates": p.candidates, "judge": own_judge(lab)}
+    for domain, name, seed in cells(lab, [PRETRAINED, method], lab.domains[: p.option_domains]):
+        drawn = generations(lab, domain, tuned(lab, domain, name, seed))
+        yield OtherWays(drawn, domain, size, p.tiles, p.delta, **rules), {"domain": domain.name, "method": name, "seed": seed}
+
+
 def options(lab: Lab, method: str) -> pd.DataFrame:
     """Distances under other ways to look for a match, of the pre-trained model and one method, on the first few domains.
 
     Columns: option, domain, method, seed, split, image, copies, distance, generated, crowd_D.
     """
-    p, size, tables = lab.params.extraction, image_size(lab, lab.base), []
-    grid = list(cells(lab, [PRETRAINED, method], lab.domains[: p.option_domains]))
-    for domain, name, seed in track(grid, "extraction, other ways"):
-        drawn = generations(lab, domain, tuned(lab, domain, name, seed))
-        rules = {"other_tiles": p.other_tiles, "clique": p.clique, "candidates": p.candidates, "judge": own_judge(lab)}
-        found = read(lab, OtherWays(drawn, domain, size, p.tiles, p.delta, **rules))
-        parts = [
-            part.merge(read(lab, crowd(lab, domain, tiles)), on=["split", "image"], validate="many_to_one")
-            for tiles, part in found.groupby("tiles")
-        ]
-        tables.append(pd.concat(parts, ignore_index=True).assign(domain=domain.name, method=name, seed=seed))
+    grid, tables = list(option_cells(lab, method)), []
+    run(lab, [spec for spec, _ in grid], "extraction, other ways")
+    for spec, labels in track(grid, "extraction, other ways"):
+        for tiles, part in table(lab, spec).groupby("tiles"):
+            around = table(lab, crowd(lab, spec.domain, tiles))
+            tables.append(part.merge(around, on=["split", "image"], validate="many_to_one").assign(**labels))
     return pd.concat(tables, ignore_index=True)

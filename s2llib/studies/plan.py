@@ -3,7 +3,8 @@
 Nothing here computes: each function says what is to be computed, in `s2llib.specs`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from s2llib.attacks import configured
 from s2llib.compute.models import asked, image_size
@@ -11,7 +12,7 @@ from s2llib.data.domain import MEMBER, NONMEMBER, Domain, Photos
 from s2llib.data.reading import check_prompts
 from s2llib.data.worlds import check_used_captions, domain_names, public_photos
 from s2llib.finetune.knowledge import alias
-from s2llib.finetune.methods import METHODS, PRETRAINED
+from s2llib.finetune.methods import METHODS, PRETRAINED, TRAININGS
 from s2llib.finetune.methods import method as named
 from s2llib.finetune.recipe import check_captions
 from s2llib.finetune.textual_inversion import check_tokens
@@ -21,6 +22,7 @@ from s2llib.models.base import base_tokenizer, check_base, check_world
 from s2llib.params import Defense, ParamsError, PrivateLoRA, Recipe, Section
 from s2llib.specs import (
     Crowd,
+    Earlier,
     Generated,
     Images,
     Mixed,
@@ -39,8 +41,23 @@ from s2llib.store import number
 from s2llib.studies.prompts import asked_prompts, caption_key
 
 __all__ = [
-    "attack_settings", "cells", "check_asked", "check_other", "crowd", "domains_of", "fine_tuning_set", "generations",
-    "perturbed_set", "private_recipe", "recipe", "samples", "scoring", "search", "sp_set", "tuned",
+    "after_steps",
+    "attack_settings",
+    "cells",
+    "check_asked",
+    "check_other",
+    "crowd",
+    "domains_of",
+    "fine_tuning_set",
+    "generations",
+    "perturbed_set",
+    "private_recipe",
+    "recipe",
+    "samples",
+    "scoring",
+    "search",
+    "sp_set",
+    "tuned",
 ]  # fmt: skip
 
 PRIOR_PROMPT = "a photo of a person"
@@ -151,7 +168,7 @@ def recipe(lab: Lab, method: str) -> Recipe:
 def sampling(lab: Lab, guidance: float | None = None) -> Sampling:
     """How images are drawn; guidance: None: as SP images are."""
     p = lab.params.sp
-    return Sampling(p.steps, p.guidance if guidance is None else guidance, p.negative)
+    return Sampling(p.steps, p.guidance if guidance is None else guidance, p.negative, p.sampler)
 
 
 def sp_set(lab: Lab, domain: Domain, base: Model | None = None, attributes: tuple[list[str], ...] = ()) -> Generated:
@@ -235,6 +252,16 @@ def tuned(
     return Tune(base, method, how, images, known.name, known.instance_prompt, stream, prior_set(lab, how, base), defense.decay)
 
 
+def after_steps(model: Tune, steps: Iterable[int]) -> dict[int, Model]:
+    """The model after each of these numbers of steps, all of one run; of a cosine, whose rates depend on its length, of a run each."""
+    longest = max(steps)
+    lasting = lambda n: replace(model, recipe=model.recipe.model_copy(update={"steps": n}))  # noqa: E731
+    if model.recipe.schedule == "cosine":
+        return {n: lasting(n) for n in steps}
+    run = replace(lasting(longest), stops=tuple(sorted({*steps} - {longest})))
+    return {n: run if n == longest else Earlier(run, n) for n in steps}
+
+
 def private_recipe(lab: Lab) -> PrivateLoRA:
     """The recipe of DP-SGD, without what is only asked about it."""
     return PrivateLoRA(**lab.params.blackbox.private.model_dump(include=set(PrivateLoRA.model_fields)))
@@ -272,7 +299,7 @@ def generations(lab: Lab, domain: Domain, model: Model) -> Generated:
         prompts = [text for split in (MEMBER, NONMEMBER) for text in domain.splits[split].captions] * p.draws
     else:
         prompts = draw_prompts(domain.name, p.images, lab.params.sp, number(f"extraction/{domain.name}") + lab.params.seed)
-        if isinstance(model, Tune) and "tokens" in METHODS[model.method].trains:
+        if isinstance(model, Tune) and "tokens" in TRAININGS[model.method].trains:
             prompts = [text if domain.instance_prompt in text else domain.instance_prompt for text in prompts]
     prompts = tuple(asked(model, domain, text) for text in prompts)
     return Generated(model, prompts, sampling(lab, p.guidance), number(f"extraction/{domain.name}") + lab.params.seed, domain.name)

@@ -166,11 +166,16 @@ def _before(lab: Lab) -> Iterator[Cell]:
         yield search(lab, domain, lab.base), {"domain": domain.name, "method": PRETRAINED, "seed": 0}
 
 
+def knowledge_searches(lab: Lab) -> Iterator[Cell]:
+    """The pre-trained model and those of every level of prior knowledge, searched for photographs."""
+    yield from _before(lab)
+    for title, domain, model in _models(lab):
+        yield search(lab, domain, model), {"domain": domain.name, "method": title, "seed": lab.params.finetune.seeds[0]}
+
+
 def knowledge_extraction(lab: Lab) -> pd.DataFrame:
     """Columns as `extracted`; method: the level of prior knowledge."""
-    seed = lab.params.finetune.seeds[0]
-    after = ((search(lab, domain, model), {"domain": domain.name, "method": title, "seed": seed}) for title, domain, model in _models(lab))
-    return searched(lab, [*_before(lab), *after])
+    return searched(lab, knowledge_searches(lab))
 
 
 # domain transfer
@@ -205,8 +210,14 @@ def transfer(lab: Lab) -> pd.DataFrame:
     return with_trainable(lab, collected(lab, cells, "domain transfer"), cells)
 
 
+def transfer_searches(lab: Lab) -> Iterator[Cell]:
+    """The same models, searched for photographs."""
+    yield from _before(lab)
+    for domain in prior_domains(lab):
+        for title, model in _transfers(lab, domain).items():
+            yield search(lab, domain, model), {"domain": domain.name, "method": title, "seed": 0}
+
+
 def transfer_extraction(lab: Lab) -> pd.DataFrame:
     """Columns as `extracted`; method: what the base model was fine-tuned on."""
-    pairs = [(domain, title, model) for domain in prior_domains(lab) for title, model in _transfers(lab, domain).items()]
-    after = ((search(lab, domain, model), {"domain": domain.name, "method": title, "seed": 0}) for domain, title, model in pairs)
-    return searched(lab, [*_before(lab), *after])
+    return searched(lab, transfer_searches(lab))

@@ -3,7 +3,9 @@
 import re
 from pathlib import Path
 
-from s2llib.compute.models import folder, image_size
+from huggingface_hub import try_to_load_from_cache
+
+from s2llib.compute.models import image_size
 from s2llib.data.domain import Domain
 from s2llib.lab import Lab
 from s2llib.metrics.clip import check_clip
@@ -42,9 +44,15 @@ def the_judge(lab: Lab) -> Judge:
     """Whose CLIP pair judges generated images: the base model's own, or mixsyn.clip."""
     clip = lab.params.mixsyn.clip
     if not clip:
-        return Judge(lab.base.content, folder(lab, lab.base))
+        return Judge(lab.base.content, lab.base.path)
     at = _named(clip)
-    return Judge(content(at) if isinstance(at, Path) else at, at)
+    return Judge(content(at) if isinstance(at, Path) else f"{at}@{_revision(at)}", at)
+
+
+def _revision(name: str) -> str:
+    """Of a model of the hub, as `check_clip` fetched its settings."""
+    found = try_to_load_from_cache(name, "config.json")
+    return Path(found).parent.name if isinstance(found, str) else "unknown"
 
 
 def real(lab: Lab) -> RealFeatures:

@@ -7,20 +7,19 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-import torch
 
-from s2llib.artifact import made, seconds
+from s2llib.artifact import table
 from s2llib.attacks import swept
 from s2llib.compute.images import photos
-from s2llib.compute.models import folder, image_size, training
+from s2llib.compute.models import image_size, training
 from s2llib.data.domain import Domain, Photos
 from s2llib.finetune.methods import PRETRAINED
 from s2llib.lab import Lab
-from s2llib.metrics.clip import retrieved
 from s2llib.progress import track
 from s2llib.scale import run
-from s2llib.specs import Blind, Model
+from s2llib.specs import Blind, Model, Noted, Retrieved
 from s2llib.studies.cells import Cell, collected
+from s2llib.studies.extraction import own_judge
 from s2llib.studies.plan import cells, domains_of, samples, scoring, sp_set, tuned
 
 __all__ = ["blind", "clip_hits", "draws", "finetuned", "membership", "membership_cells", "models", "sp_sets", "sweep", "sweep_cells"]
@@ -28,7 +27,9 @@ __all__ = ["blind", "clip_hits", "draws", "finetuned", "membership", "membership
 
 def sp_sets(lab: Lab) -> dict[str, Photos]:
     """SP sets of all domains by name."""
-    return {domain.name: photos(lab, sp_set(lab, domain)) for domain in track(lab.domains, "SP sets")}
+    found = {domain.name: sp_set(lab, domain) for domain in lab.domains}
+    run(lab, list(found.values()), "SP sets")
+    return {name: photos(lab, spec) for name, spec in track(found.items(), "SP sets")}
 
 
 def draws(lab: Lab, domain: Domain, method: str = PRETRAINED, images: int = 8) -> Photos:
@@ -45,11 +46,11 @@ def finetuned(lab: Lab) -> pd.DataFrame:
     """Every fine-tuned model of the grid: domain, method, seed, trainable parameters, seconds, threads, loss (a list, per step; empty where
     none is written: of DP-SGD)."""
     grid = list(zip(models(lab), (cell for cell in cells(lab) if cell[1] != PRETRAINED), strict=True))
-    run(lab, [model for model, _ in grid], "fine-tuning")
+    run(lab, [Noted(model) for model, _ in grid], "fine-tuning")
     rows = []
     for model, (domain, method, seed) in track(grid, "fine-tuning"):
         report = training(lab, model)
-        cell = {"domain": domain.name, "method": method, "seed": seed, "seconds": seconds(lab, model)}
+        cell = {"domain": domain.name, "method": method, "seed": seed, "seconds": report["seconds"]}
         rows.append(cell | {"trainable": report["trainable"], "loss": report.get("loss", []), "threads": report.get("threads")})
     return pd.DataFrame(rows)
 
@@ -86,7 +87,7 @@ def blind(lab: Lab) -> pd.DataFrame:
     """Scores of the blind baseline: domain, against (which non-members), split, score."""
     p = lab.params
     spec = Blind(tuple(lab.domains), image_size(lab, lab.base), p.statistics.blind_folds, p.attacks.caption, p.seed)
-    return pd.read_parquet(made(lab, spec) / "scores.parquet")
+    return table(lab, spec)
 
 
 def clip_hits(lab: Lab, methods: list[str]) -> dict[str, dict[str, np.ndarray]]:
@@ -94,17 +95,18 @@ def clip_hits(lab: Lab, methods: list[str]) -> dict[str, dict[str, np.ndarray]]:
 
     Candidates are one prompt for each person of the world, the judge is the base model's CLIP pair; empty where it has none.
     """
-    judge, ask = folder(lab, lab.base), lab.params.world.condition.format
-    if not (judge / "clip").is_dir():
+    judge, names, size = own_judge(lab), lab.names, image_size(lab, lab.base)
+    if judge is None:
         return {}
-    drawn = {
-        (method, domain.name): samples(lab, domain, tuned(lab, domain, method)) for method in methods for domain in domains_of(lab, method)
-    }
-    run(lab, list(drawn.values()), "images")
-    pixels = [photos(lab, spec).pixels(image_size(lab, lab.base)) for spec in drawn.values()]
-    truth = [lab.names.index(name) for (_, name), x in zip(drawn, pixels, strict=True) for _ in x]
-    hits = retrieved(judge, torch.cat(pixels), torch.tensor(truth), [ask(name=name) for name in lab.names]).split([len(x) for x in pixels])
+    candidates = tuple(lab.params.world.condition.format(name=name) for name in names)
+    wanted = {}
+    for method in methods:
+        for domain in domains_of(lab, method):
+            drawn = samples(lab, domain, tuned(lab, domain, method))
+            truth = (names.index(domain.name),) * len(drawn.prompts)
+            wanted[method, domain.name] = Retrieved(drawn, judge, candidates, truth, size)
+    run(lab, list(wanted.values()), "images")
     found: dict[str, dict[str, np.ndarray]] = {}
-    for (method, name), each in zip(drawn, hits, strict=True):
-        found.setdefault(method, {})[name] = each.numpy()
+    for (method, name), spec in wanted.items():
+        found.setdefault(method, {})[name] = table(lab, spec)["hit"].to_numpy()
     return found
