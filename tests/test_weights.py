@@ -24,7 +24,8 @@ from transformers import (
 )
 
 from s2llib import Lab
-from s2llib.attacks import attack_scores, last_timestep
+from s2llib.attacks import ATTACKS, last_timestep
+from s2llib.compute import models
 from s2llib.data.domain import Photos
 from s2llib.data.portraits import portrait
 from s2llib.defenses.dp import private_finetune
@@ -34,6 +35,7 @@ from s2llib.loop import train
 from s2llib.metrics.clip import check_clip, image_features, retrieved
 from s2llib.metrics.quality import brisque
 from s2llib.models.captioner import check_blip, load_blip
+from s2llib.models.condition import Condition
 from s2llib.models.denoiser import Denoiser, token_ids
 from s2llib.models.encoders import check_encoder, transformers_tokens
 from s2llib.models.finite import eight_bit
@@ -41,7 +43,7 @@ from s2llib.models.fit import check_timesteps
 from s2llib.models.pipeline import check_folder, check_unconditional, load_pipeline
 from s2llib.models.sanity import check_outputs, explained
 from s2llib.models.unconditional import load_unconditional, new_unconditional, sample_unconditional
-from s2llib.params import Attacks, ParamsError, PrivateLoRA, ZeroPrior
+from s2llib.params import ParamsError, PrivateLoRA, ZeroPrior, load_params
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -374,13 +376,15 @@ def test_schedules_of_their_own_are_used(model):
     assert load_pipeline(model).scheduler.alphas_cumprod[-1] == 0
     scheduler(model, trained_betas=np.linspace(0.001, 0.03, 500).tolist(), rescale_betas_zero_snr=False)
     check_folder(model)
-    assert len(Denoiser(load_pipeline(model)).a) == 500
+    assert Denoiser(load_pipeline(model)).timesteps == 500
 
 
 def test_a_timestep_beyond_the_models_schedule_is_refused(model):
-    p = Attacks()
-    assert last_timestep(p) == ("attacks.loss.timesteps", 400)
-    assert last_timestep(p.model_copy(update={"names": ["secmi"]}))[1] == 400, "the sweep asks as well"
+    asked = lambda **given: last_timestep(load_params("tiny", {f"attacks.{key}": value for key, value in given.items()}))  # noqa: E731
+    assert asked(sweep={"timesteps": [50, 400]}) == ("attacks.loss.timesteps", 400)
+    assert asked(names=["pia"], sweep={"timesteps": [50, 400]}) == ("attacks.sweep.timesteps", 400), "the sweep asks as well"
+    assert asked(names=["secmi"]) == ("attacks.sweep.secmi", 120)
+    assert asked(names=["secmi"], secmi={"k": 20, "t": 200}) == ("attacks.secmi (k=20 t=200)", 220)
     check_timesteps(model, "attacks.pia.t", 999, "base.path")
     scheduler(model, num_train_timesteps=300, beta_end=0.05)
     says = f"attacks.loss.timesteps reaches timestep 400, but {model} (base.path) was trained on 300, 0 to 299; lower it."
@@ -410,12 +414,12 @@ def test_a_tokenizer_that_states_no_length_has_the_text_encoders(model, pipeline
         (model / "tokenizer" / "tokenizer_config.json").unlink()
     else:
         words(model, model_max_length={"no length": None, "a number in quotes": "24"}.get(how, int(1e30)))
-    study = Lab.open("tiny", {"base.path": str(model)}, root=tmp_path / "store")
+    lab = Lab.open("tiny", {"base.path": str(model)}, root=tmp_path / "store")
     loaded, texts = load_pipeline(model), ["a photo of ada abeck", "a, " * 90]
     assert torch.equal(token_ids(loaded, texts), token_ids(pipeline, texts))
     assert token_ids(loaded, texts).shape == (2, 24)
     assert sample(loaded, texts[:1], 0, 1, 2.0).shape == (1, 64, 64, 3), "diffusers cuts prompts alike"
-    assert study.base.tokenizer.model_max_length == 24
+    assert models.pipeline(lab, lab.base).tokenizer.model_max_length == 24
 
 
 def test_a_tokenizer_in_two_files_is_read_alike(model, pipeline):
@@ -520,8 +524,8 @@ def test_what_overflows_in_half_precision_alone_is_to_be_computed_in_float32(pip
             super().__init__()
             self.unet, self.config, self.device = unet, unet.config, unet.device
 
-        def forward(self, *inputs):
-            output = self.unet(*inputs)
+        def forward(self, z, t, **c):
+            output = self.unet(z, t, **c)
             output.sample = output.sample + (torch.inf if torch.is_autocast_enabled("cpu") else 0)
             return output
 
@@ -567,9 +571,9 @@ def test_an_attack_sees_no_latent_prompt_or_prediction_that_is_no_number(pipelin
 
 def test_a_score_that_overflows_is_not_written(pipeline):
     z0 = torch.full((1, 4, 16, 16), 1e30)
-    denoiser = Denoiser(pipeline)
+    denoiser, pia = Denoiser(pipeline), ATTACKS["pia"]
     denoiser.raw = lambda z, t, c: z * 1e5
-    assert refusal(lambda: attack_scores("pia", denoiser, z0, denoiser.prompts([""]), t=5)).startswith(
+    assert refusal(pia.scores, denoiser, z0, denoiser.prompts([""]), [pia.settings(t=5)]).startswith(
         "Scores of PIA at {'t': 5} are no numbers"
     )
 
@@ -629,8 +633,8 @@ class Velocity(torch.nn.Module):
         super().__init__()
         self.unet, self.a, self.config, self.device = unet, a, unet.config, unet.device
 
-    def forward(self, z, t, c):
-        a, output = self.a[t].view(-1, 1, 1, 1), self.unet(z, t, c)
+    def forward(self, z, t, **c):
+        a, output = self.a[t].view(-1, 1, 1, 1), self.unet(z, t, **c)
         output.sample = (output.sample - (1 - a).sqrt() * z) / a.sqrt()
         return output
 
@@ -690,7 +694,7 @@ def test_the_shares_explained_are_those_of_the_two_targets():
 
     for v in (False, True):
         denoiser = Denoiser(SimpleNamespace(unet=Knowing(v), scheduler=scheduler))
-        shares = explained(denoiser, z0, torch.zeros(1, 0, 0))
+        shares = explained(denoiser, z0, Condition())
         assert shares[v] == pytest.approx(1, abs=1e-4)
         assert shares[not v] < 0
 
@@ -700,10 +704,8 @@ def test_the_shipped_unconditional_model_is_sound(photos):
 
 
 def test_a_model_is_asked_once_per_content(model, tmp_path, monkeypatch):
-    import s2llib.models.sanity as sanity
-
-    asked, real = [], sanity.check_outputs
-    monkeypatch.setattr(sanity, "check_outputs", lambda *given: asked.append(given) or real(*given))
+    asked = []
+    monkeypatch.setattr("s2llib.compute.soundness.check_outputs", lambda *given: asked.append(given) or check_outputs(*given))
     for _ in range(2):
         Lab.open("tiny", {"base.path": str(model)}, root=tmp_path / "store")
     assert len(asked) == 1

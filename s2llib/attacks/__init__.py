@@ -50,9 +50,17 @@ def swept(p: Params) -> dict[str, list[Section]]:
 
 def last_timestep(p: Params) -> tuple[str, int]:
     """(key, timestep) of the latest one that the attacks of a profile ask a model at."""
-    asked = {f"attacks.{name}": ATTACKS[name].last(own) for name, own in configured(p).items()}
-    asked |= {f"attacks.sweep ({name})": max(map(ATTACKS[name].last, some)) for name, some in swept(p).items()}
-    return max(asked.items(), key=lambda pair: pair[1])
+    asked = [(_key(name, own, ATTACKS[name].last(own)), ATTACKS[name].last(own)) for name, own in configured(p).items()]
+    for name, some in swept(p).items():
+        given = "timesteps" if getattr(p.attacks.sweep, name, None) is None else name
+        asked.append((f"attacks.sweep.{given}", max(map(ATTACKS[name].last, some))))
+    return max(asked, key=lambda pair: pair[1])
+
+
+def _key(name: str, own: Section, last: int) -> str:
+    """The parameter of an attack that holds its latest timestep; the attack with all of them where none alone does, as with t + k."""
+    held = [field for field, value in own if value == last or (isinstance(value, list) and last in value)]
+    return f"attacks.{name}.{held[0]}" if held else f"attacks.{name} ({own})"
 
 
 def check_attacks(p: Params) -> None:
