@@ -16,9 +16,10 @@ from transformers import CLIPModel
 from s2llib.artifact import made
 from s2llib.command import guarded
 from s2llib.compute.models import folder as folder_of
-from s2llib.compute.models import pipeline as pipeline_of
+from s2llib.compute.models import loaded
+from s2llib.data.domain import Domain
 from s2llib.lab import Lab
-from s2llib.models.base import WORLD
+from s2llib.models.base import PIXELS, WORLD, pixel_digest
 from s2llib.models.pipeline import base_folder
 from s2llib.models.unconditional import load_unconditional
 from s2llib.params import ParamsError, load_params, resolved
@@ -99,7 +100,7 @@ def ship_unconditional() -> Path:
     pipeline = load_unconditional(folder)
     pipeline.unet.to(torch.float16)
     pipeline.save_pretrained(shipped)
-    shutil.copy(folder / WORLD, shipped / WORLD)
+    _write_world(folder, shipped, lab.everyone[: zero.people])
     shutil.copy(folder / "training.json", shipped / "training.json")
     report = json.loads((folder / "training.json").read_text())
     data = p.world.model_dump(include={"members", "duplicated"}) | zero.model_dump(include={"size", "people", "batch", "epochs"})
@@ -114,20 +115,27 @@ def ship_unconditional() -> Path:
     return shipped
 
 
+def _write_world(folder: Path, shipped: Path, people: list[Domain]) -> None:
+    """What a model was trained on, down to the pixels, which other machines may draw otherwise."""
+    world = json.loads((folder / WORLD).read_text()) | {PIXELS: {person.name: pixel_digest(person) for person in people}}
+    (shipped / WORLD).write_text(json.dumps(world, indent=1) + "\n")
+
+
 def ship_base(profile: str) -> Path:
     shipped = base_folder(load_params(profile))
     if not shipped:
         raise ParamsError(f"params/{profile}.yaml: base.path names no folder to ship to; set it.")
     lab = Lab.open(profile, {"retrain_base": True})
-    folder, base = folder_of(lab, lab.base), pipeline_of(lab, lab.base)
+    folder, base = folder_of(lab, lab.base), loaded(lab, lab.base)
     log = OWN_LOG if (shipped / "calibration.md").is_file() else OTHER_LOG.format(profile=profile)
     metrics = base_metrics(lab)
     for part in ("vae", "unet", "text_encoder"):
         getattr(base, part).to(torch.float16).save_pretrained(shipped / part)
     for part in ("tokenizer", "scheduler"):
         shutil.copytree(folder / part, shipped / part, dirs_exist_ok=True)
-    for name in ("model_index.json", "training.json", WORLD):
+    for name in ("model_index.json", "training.json"):
         shutil.copy(folder / name, shipped / name)
+    _write_world(folder, shipped, lab.everyone)
     CLIPModel.from_pretrained(folder / "clip", dtype=torch.float16).save_pretrained(shipped / "clip")
     for part in ("vae", "unet", "text_encoder", "clip"):
         path = shipped / part / "config.json"

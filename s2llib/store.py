@@ -1,7 +1,7 @@
 """Artifacts on disk: addressed by what they depend on, written atomically, checked when read.
 
-An artifact is a folder `<root>/<stage>/<key>`; the key is the SHA-256 of the stage's name, its code version and its
-inputs. `manifest.json` inside it holds those inputs and the SHA-256 of every file. A folder that lacks a file or has
+An artifact is a folder `<root>/<stage>/<key>`; the key is the SHA-256 of the stage's name, its code version and its inputs.
+`manifest.json` inside it holds those inputs, package versions, threads and the SHA-256 of every file. A folder that lacks a file or has
 a changed byte is removed and made again.
 """
 
@@ -9,20 +9,25 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import shutil
 import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 
+import torch
 from filelock import FileLock
 
 from s2llib.params import ParamsError
 
-__all__ = ["DiskFull", "Store", "check_writable", "digest", "file_digest", "folder_digest", "number", "room_on", "write_atomic"]
+__all__ = ["DiskFull", "Store", "check_writable", "digest", "file_digest", "folder_digest", "number", "room_on", "versions", "write_atomic"]
 
+PACKAGES = ("torch", "diffusers", "transformers", "peft", "opacus", "numpy", "pandas", "pillow", "scikit-learn", "papermill", "safetensors")
 MANIFEST = "manifest.json"
 FRESH = "S2L_FRESH"  # a time: artifacts older than that are made again
 
@@ -89,6 +94,18 @@ def folder_digest(folder: Path) -> str:
     return digest({str(path.relative_to(folder)): file_digest(path) for path in files})
 
 
+@cache
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # put there without pip
+            found[name] = "unknown"
+    return found
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,6 +167,8 @@ class Store:
                 "version": version,
                 "inputs": inputs,
                 "seconds": round(time.perf_counter() - start, 2),
+                "packages": versions(),
+                "threads": torch.get_num_threads(),
                 "files": {str(file.relative_to(new)): file_digest(file) for file in files},
             }
             (new / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))

@@ -1,6 +1,7 @@
 """The shipped base models: what the repository promises of them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,9 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors import safe_open
 
-from s2llib import Lab
+from s2llib import Lab, ParamsError
 from s2llib.models import mini
+from s2llib.models.base import pixel_digest
 from s2llib.report.base import base_metrics
 from s2llib.store import folder_digest
 
@@ -135,3 +137,16 @@ def test_the_unconditional_share_and_the_copies_reach_the_unet(monkeypatch, tmp_
     assert abs(torch.isin(c, full).float().mean() - 0.5) < 4 * (0.25 / n) ** 0.5
     third = (c == full[2]).sum() / torch.isin(c, full).sum()
     assert abs(third - 4 / 6) < 4 * (0.22 / (n / 2)) ** 0.5
+
+
+def test_a_base_whose_members_are_drawn_here_in_other_pixels_is_refused(tmp_path):
+    folder = shutil.copytree(MODELS / "lab-small", tmp_path / "base")
+    given = {"base.path": str(folder), "world.domains": 1, "extraction.base": None, "ablations.scale": [], "zero_prior.path": None}
+    (person,) = Lab.open("lab", given, root=tmp_path / "store").domains
+    world = json.loads((folder / "world.json").read_text())
+    assert world["pixels"][person.name] == pixel_digest(person)
+    (folder / "world.json").write_text(json.dumps(world | {"pixels": {person.name: "0" * 64}}))
+    with pytest.raises(ParamsError) as error:
+        Lab.open("lab", given, root=tmp_path / "store").domains  # noqa: B018
+    assert str(error.value).startswith(f"The photographs of '{person.name}' come out here in other pixels than those that {folder} was")
+    assert "\n" not in str(error.value)

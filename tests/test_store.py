@@ -1,7 +1,10 @@
 import errno
+import json
+import platform
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import SafetensorError
 
 from s2llib.store import DiskFull, Store, digest, write_atomic
@@ -135,3 +138,12 @@ def test_fresh_makes_an_older_artifact_again(store, monkeypatch):
 
 def test_digest_ignores_the_order_of_keys():
     assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
+
+
+def test_an_artifact_says_with_what_it_was_made(tmp_path):
+    store = Store(tmp_path)
+    made = store.get("thing", 1, {}, lambda folder: (folder / "x").write_text("x"))
+    manifest = json.loads((made / "manifest.json").read_text())
+    assert manifest["packages"]["torch"] == torch.__version__
+    assert manifest["packages"]["python"] == platform.python_version()
+    assert manifest["threads"] == torch.get_num_threads()

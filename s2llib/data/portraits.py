@@ -250,6 +250,12 @@ def _lit(pixels: np.ndarray, shot: _Shot, rng: np.random.Generator) -> np.ndarra
     return (lit + rng.normal(0, shot.noise, pixels.shape)).clip(0, 255).round().astype(np.uint8)
 
 
+def caption(world_seed: int, who: int, stream: str, index: int) -> str:
+    """The caption of `portrait`, which is not drawn."""
+    rng = np.random.default_rng([world_seed, who, STREAMS[stream], index])
+    return _caption(person(world_seed, who).name, _shot(rng, stream if stream in STYLES else "candid"))
+
+
 def portrait(world_seed: int, who: int, stream: str, index: int) -> tuple[np.ndarray, str]:
     """Photograph `index` of person `who`: (pixels [64, 64, 3] uint8, full caption).
 

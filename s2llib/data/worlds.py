@@ -1,5 +1,6 @@
 """From the `world` parameters to domains, and to the images that a base model is trained on."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from s2llib.data.domain import MEMBER, NONMEMBER, PUBLIC, Domain, Photos
 from s2llib.data.folders import Found, check_images, check_splits, in_folder, in_folders, photos_of, read_folder, unlisted, write_folder
 from s2llib.data.people import person_name
 from s2llib.data.photographs import olivetti
-from s2llib.data.portraits import STYLES, portrait
+from s2llib.data.portraits import STYLES, caption, portrait
 from s2llib.data.reading import Reading, caption_sources, check_own_captions
 from s2llib.params import ParamsError, World, resolved
 from s2llib.store import Store, digest, file_digest
@@ -87,6 +88,13 @@ def _person(world: World, who: int, store: Store) -> Domain:
     folder = store.get("domain", version, inputs, lambda new: make(new, world, who))
     ((name, splits),) = read_folder(folder).items()
     return Domain(name, splits, digest([version, inputs]), world.instance, world.condition)
+
+
+def _planned_person(world: World, who: int) -> Domain:
+    """A person of a world of portraits before any is drawn: as many images in each split, without captions and files."""
+    copies = {MEMBER: tuple(_copies(world)), NONMEMBER: (1,) * world.nonmembers} | dict.fromkeys(STYLES[1:], (1,) * world.shifted)
+    splits = {split: Photos((Path(),) * len(n), ("",) * len(n), n) for split, n in copies.items()}
+    return Domain(person_name(who), splits, digest([data_version(world), _person_inputs(world, who)]), world.instance, world.condition)
 
 
 def _folder_domains(world: World, store: Store) -> list[Domain]:
@@ -180,13 +188,17 @@ def _checked(world: World) -> None:
             raise ParamsError("world: Olivetti has no shifted set and no duplicates; set shifted and duplicated to 0.")
 
 
-def load_domains(world: World, store: Store) -> list[Domain]:
-    """The attacked domains of a world, in order."""
+def load_domains(world: World, store: Store, draws: bool = True) -> list[Domain]:
+    """The attacked domains of a world, in order. draws: else portraits are only counted."""
     _checked(world)
     if world.kind == "folder":
         return _folder_domains(world, store)
     everybody = known_names(world)
-    return [_person(world, everybody.index(name), store) for name in domain_names(world)]
+    return [_known_person(world, everybody.index(name), store, draws) for name in domain_names(world)]
+
+
+def _known_person(world: World, who: int, store: Store, draws: bool) -> Domain:
+    return _person(world, who, store) if draws or world.kind != "portraits" else _planned_person(world, who)
 
 
 def check_unchanged(world: World, domain: Domain, store: Store) -> None:
@@ -200,13 +212,13 @@ def check_unchanged(world: World, domain: Domain, store: Store) -> None:
             )
 
 
-def everyone(world: World, store: Store) -> list[Domain]:
-    """All people of a world, attacked or not (bystanders too): whose members are its training set."""
+def everyone(world: World, store: Store, draws: bool = True) -> list[Domain]:
+    """All people of a world, attacked or not (bystanders too): whose members are its training set. draws: as in `load_domains`."""
     _checked(world)
     if world.kind == "folder":
         trained = [name for name, splits in read_world(world).items() if set(splits) != {PUBLIC}]
         return _folder_domains(world.model_copy(update={"domains": trained}), store)
-    return [_person(world, who, store) for who in range(world.people + world.bystanders)]
+    return [_known_person(world, who, store, draws) for who in range(world.people + world.bystanders)]
 
 
 def training_photos(world: World, store: Store, people: int | None = None) -> dict[str, Photos]:
@@ -286,6 +298,20 @@ def _private_folder(folder: Path, world: World, count: int) -> None:
     write_folder(folder, rows, images)
 
 
+def auxiliary_captions(world: World, per_person: int, store: Store) -> list[str]:
+    """The captions of `auxiliary_images`, of portraits without drawing them."""
+    if world.kind != "portraits":
+        return auxiliary_images(world, per_person, store)[1]
+    return [caption(world.seed, *each) for each in _auxiliary(world, per_person)]
+
+
+def _auxiliary(world: World, per_person: int) -> Iterator[tuple[int, str, int]]:
+    """(who, stream, index) of every auxiliary portrait."""
+    for who in range(world.people + world.bystanders):
+        for i in range(per_person):
+            yield who, _auxiliary_stream(i), _AUXILIARY_OFFSET + i
+
+
 def auxiliary_images(world: World, per_person: int, store: Store) -> tuple[np.ndarray, list[str]]:
     """What VAE and CLIP train on: (pixels [n, 64, 64, 3] uint8, captions).
 
@@ -297,8 +323,7 @@ def auxiliary_images(world: World, per_person: int, store: Store) -> tuple[np.nd
         pixels = torch.cat([photos.pixels(64) for photos in members]).permute(0, 2, 3, 1)
         captions = [text for photos in members for text in photos.captions]
         return (pixels.numpy() * 255).round().astype(np.uint8), captions
-    pairs = [(who, i) for who in range(world.people + world.bystanders) for i in range(per_person)]
-    drawn = [portrait(world.seed, who, _auxiliary_stream(i), _AUXILIARY_OFFSET + i) for who, i in pairs]
+    drawn = [portrait(world.seed, *each) for each in _auxiliary(world, per_person)]
     return np.stack([pixels for pixels, _ in drawn]), [text for _, text in drawn]
 
 

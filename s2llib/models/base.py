@@ -1,5 +1,6 @@
 """The base model of a profile: a folder that the user names, or the mini Stable Diffusion trained stage by stage."""
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from s2llib.data.domain import MEMBER, Domain, open_image
 from s2llib.data.portraits import SIZE
 from s2llib.data.worlds import auxiliary_images, data_version, training_photos
 from s2llib.models import mini
@@ -21,6 +23,7 @@ from s2llib.params import Params, ParamsError, resolved
 from s2llib.store import Store, digest, file_digest, folder_digest
 
 __all__ = [
+    "PIXELS",
     "WORLD",
     "auxiliary_inputs",
     "base_key",
@@ -28,11 +31,13 @@ __all__ = [
     "base_name",
     "base_tokenizer",
     "check_base",
+    "check_drawn",
     "check_trained_on",
     "check_world",
     "content",
     "edge_of",
     "image_edge",
+    "pixel_digest",
     "training_world",
 ]
 
@@ -42,6 +47,7 @@ UNET_VERSION = 2
 BASE_VERSION = 2
 FUSED_VERSION = 1
 
+PIXELS = "pixels"  # in WORLD: {person: `pixel_digest`} of a model that is shipped
 WORLD = "world.json"  # in a base model's folder: what its UNet was trained on
 
 
@@ -166,7 +172,7 @@ def check_trained_on(folder: Path, attacked: dict, people: str, mend: str) -> No
     if not (folder / WORLD).is_file():
         return
     trained, attacked = json.loads((folder / WORLD).read_text()), json.loads(json.dumps(attacked))
-    for key in sorted(trained | attacked):
+    for key in sorted((trained | attacked).keys() - {PIXELS}):
         if trained.get(key) != attacked.get(key):
             if key == "unet_people":
                 raise ParamsError(
@@ -175,6 +181,29 @@ def check_trained_on(folder: Path, attacked: dict, people: str, mend: str) -> No
             raise ParamsError(
                 f"world.{key} is {attacked.get(key)!r} but {folder} was trained with {trained.get(key)!r}: its members would not"
                 f" be this world's; {mend}."
+            )
+
+
+def pixel_digest(person: Domain) -> str:
+    """SHA-256 of the pixels of a person's members, whatever their files are."""
+    found = hashlib.sha256()
+    for path in person.splits[MEMBER].paths:
+        with open_image(path) as image:
+            found.update(image.convert("RGB").tobytes())
+    return found.hexdigest()
+
+
+def check_drawn(folder: Path | None, people: list[Domain], mend: str) -> None:
+    """Raises ParamsError if the members of one of these people have other pixels than a model's folder says it was trained on."""
+    if folder is None or not (folder / WORLD).is_file():
+        return
+    trained = json.loads((folder / WORLD).read_text()).get(PIXELS, {})
+    for person in people:
+        if trained.get(person.name, "") not in ("", pixel_digest(person)):
+            raise ParamsError(
+                f"The photographs of '{person.name}' come out here in other pixels than those that {folder} was trained on, as under"
+                " another Pillow or numpy or on another processor, so that its members would not be these; pip install -c constraints.txt"
+                f" -e ., or {mend}."
             )
 
 

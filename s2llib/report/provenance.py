@@ -3,15 +3,14 @@
 import os
 import platform
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import torch
+
 from s2llib.params import Params
-from s2llib.store import digest
+from s2llib.store import digest, versions
 
 __all__ = ["provenance"]
-
-PACKAGES = ("torch", "diffusers", "transformers", "peft", "opacus", "numpy", "pandas", "scikit-learn", "papermill", "safetensors")
 
 
 def _git_commit() -> str:
@@ -27,13 +26,6 @@ def _git_commit() -> str:
         return "unknown"
 
 
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # put there without pip
-        return "unknown"
-
-
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -44,8 +36,6 @@ def _processor() -> str:
 
 def provenance(params: Params) -> dict:
     """Everything needed to make a result again."""
-    import torch
-
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "profile": params.profile,
@@ -53,7 +43,6 @@ def provenance(params: Params) -> dict:
         "parameters_digest": digest(params.model_dump(mode="json"))[:20],
         "parameters": params.model_dump(mode="json"),
         "commit": _git_commit(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "python": platform.python_version(),
+        "packages": versions(),
         "hardware": {"processor": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu},
     }

@@ -18,7 +18,7 @@ from s2llib.compute.models import image_size, training
 from s2llib.data.domain import MEMBER, NONMEMBER, Domain, Photos
 from s2llib.data.folders import check_captions
 from s2llib.data.reading import check_prompts
-from s2llib.data.worlds import auxiliary_images, private_pool, without_caption
+from s2llib.data.worlds import auxiliary_captions, private_pool, without_caption
 from s2llib.defenses.dp import check_epsilons
 from s2llib.lab import Lab
 from s2llib.models import encoders
@@ -29,7 +29,6 @@ from s2llib.params import ParamsError, Recipe, resolved
 from s2llib.progress import track
 from s2llib.scale import run
 from s2llib.specs import (
-    Base,
     Blind,
     Captioner,
     Captions,
@@ -206,7 +205,7 @@ def written(lab: Lab, photos: Photos) -> list[str]:
         writer = Captioner(folder_digest(at), shadow, p.captioner_steps, p.captioner_lr, size, lab.params.seed, at)
         return list(table(lab, Captions(photos, size, writer))["caption"])
     if own is None:
-        texts = lab.resident("auxiliary captions", lambda: auxiliary_images(lab.params.world, lab.params.base.auxiliary, lab.store)[1])
+        texts = lab.resident("auxiliary captions", lambda: auxiliary_captions(lab.params.world, lab.params.base.auxiliary, lab.store))
     else:
         texts = list(own.captions)
     return list(table(lab, Captions(photos, size, own_judge(lab), tuple(sorted(set(texts))), own is not None))["caption"])

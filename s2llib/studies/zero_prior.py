@@ -8,7 +8,7 @@ from s2llib.attacks import ATTACKS, configured, setting
 from s2llib.data.domain import Domain
 from s2llib.finetune.methods import PRETRAINED
 from s2llib.lab import Lab, refuses
-from s2llib.models.base import check_trained_on, training_world
+from s2llib.models.base import check_drawn, check_trained_on, training_world
 from s2llib.models.pipeline import check_unconditional
 from s2llib.params import ParamsError, Section, UnconditionalRecipe, resolved
 from s2llib.specs import Base, Drawn, Model, NoiseImages, Scoring, Unconditional, UnconditionalNoise, UnconditionalTune
@@ -36,7 +36,10 @@ def check(lab: Lab) -> None:
 
 def people(lab: Lab) -> list[Domain]:
     """Whose members the unconditional model is trained on, and who is attacked."""
-    return lab.everyone[: lab.params.zero_prior.people]
+    p, found = lab.params.zero_prior, lab.everyone[: lab.params.zero_prior.people]
+    if p.path and not lab.params.retrain_base and lab.draws:
+        check_drawn(resolved(p.path), found, "set zero_prior.path=null")
+    return found
 
 
 def unconditional_model(lab: Lab) -> Base | Unconditional:
