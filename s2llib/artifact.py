@@ -120,7 +120,7 @@ def parts(spec: Any) -> Iterator[Any]:
 def needed(lab: Lab, specs: Iterable[Any], seen: set[str] | None = None) -> Iterator[Any]:
     """These specifications and all that they are made of, each once, after its parts. seen: keys of what was counted before; grows."""
     seen = set() if seen is None else seen
-    for spec in specs:
+    for spec in parts(tuple(specs)):  # an earlier stop of a training is none itself: the training is
         address = key(lab, spec)
         if address not in seen:
             seen.add(address)
