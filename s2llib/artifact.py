@@ -120,9 +120,10 @@ def parts(spec: Any) -> Iterator[Any]:
 def needed(lab: Lab, specs: Iterable[Any], seen: set[str] | None = None) -> Iterator[Any]:
     """These specifications and all that they are made of, each once, after its parts. seen: keys of what was counted before; grows."""
     seen = set() if seen is None else seen
-    for spec in parts(tuple(specs)):  # an earlier stop of a training is none itself: the training is
-        address = key(lab, spec)
-        if address not in seen:
+    for spec in specs:
+        if type(spec) not in REGISTRY:  # such as a base model
+            yield from needed(lab, parts(spec), seen)
+        elif (address := key(lab, spec)) not in seen:
             seen.add(address)
             yield from needed(lab, parts(spec), seen)
             yield spec

@@ -304,7 +304,10 @@ class Noted:
 
 @dataclass(frozen=True)
 class Judge:
-    """A CLIP pair that looks at images. content: of its files, or the hub's name and revision; at: where it lies; None: in the base that is trained here."""
+    """A CLIP pair that looks at images.
+
+    content: of its files, or the hub's name and revision; at: where it lies; None: in the base that is trained here.
+    """
 
     content: str
     at: Path | str | None = field(default=None, compare=False)

@@ -3,47 +3,53 @@
 import pytest
 
 import s2llib.estimate as module
-from s2llib import Study
-from s2llib.estimate import estimate, evaluations, main, works
+from s2llib import Lab
+from s2llib.artifact import made
+from s2llib.attacks import ATTACKS
+from s2llib.compute.models import pipeline
+from s2llib.estimate import costs, estimate, main
+from s2llib.studies import s2l
+from s2llib.studies.plan import attack_settings, cells, tuned
 
 
 @pytest.fixture
 def tiny(pipeline_folder, tmp_path):
-    return Study.from_profile("tiny", {"base.path": str(pipeline_folder), "finetune.methods": ["lora"]}, root=tmp_path / "artifacts")
+    return Lab.open("tiny", {"base.path": str(pipeline_folder), "finetune.methods": ["lora"]}, root=tmp_path / "artifacts")
 
 
-def work_of(study, title):
-    return next(work for work in works(study) if work.title == title)
+GRID = "fine-tuned models of the grid"
 
 
 def test_the_counts_of_attacks_and_sp_sets_are_those_that_are_spent(tiny):
     calls = []
-    tiny.base.unet.register_forward_hook(lambda _module, inputs, _out: calls.append(len(inputs[0])))
-    tiny.sp_sets()
-    assert sum(calls) == work_of(tiny, "SP sets").mixed
+    pipeline(tiny, tiny.base).unet.register_forward_hook(lambda _module, inputs, _out: calls.append(len(inputs[0])))
+    s2l.sp_sets(tiny)
+    assert sum(calls) == costs(tiny)["SP sets"].mixed
     calls.clear()
-    table = tiny.membership(["pretrained"])
-    assert sum(calls) == sum(part["evaluations"].iloc[0] * len(part) for _, part in table.groupby("attack"))
-    assert sum(calls) * 2 == work_of(tiny, "membership inference").exact, "the grid has one fine-tuned model beside the base"
+    table = s2l.membership(tiny, ["pretrained"])
+    defined = sum(part["evaluations"].iloc[0] * len(part) for _, part in table.groupby("attack"))
+    images = len(table) // table["attack"].nunique()
+    assert sum(calls) == defined - 2 * images, "SecMI, PIA and PIAN begin with the same evaluation"
+    assert defined * 2 == costs(tiny)["membership inference"].exact, "the grid has one fine-tuned model beside the base"
 
 
 def test_the_cost_of_an_attack_is_the_defined_one(tiny):
-    settings = tiny.attack_settings()
-    assert {name: evaluations({name: each}) for name, each in settings.items()} == {"secmi": 6, "pia": 2, "pian": 2, "loss": 5, "sima": 1}
+    settings = attack_settings(tiny)
+    assert {name: ATTACKS[name].cost(each) for name, (each,) in settings.items()} == {"secmi": 6, "pia": 2, "pian": 2, "loss": 5, "sima": 1}
 
 
 def test_the_estimated_disk_is_near_what_is_written(tiny):
-    found = work_of(tiny, "fine-tuned models of the grid")
+    found = costs(tiny)[GRID]
     written = 0
-    for domain, method, seed in tiny.cells(["lora"]):
-        written += sum(path.stat().st_size for path in tiny.finetuned(domain, method, seed).glob("*.safetensors"))
+    for cell in cells(tiny, ["lora"]):
+        written += sum(path.stat().st_size for path in made(tiny, tuned(tiny, *cell)).glob("*.safetensors"))
     slack = module.SMALL * len(tiny.domains)
     assert written <= found.bytes <= 1.5 * written + slack
 
 
 def test_a_method_that_trains_the_unet_takes_a_whole_pipeline(tiny):
-    whole = work_of(tiny.variant({"finetune.methods": ["dreambooth"]}), "fine-tuned models of the grid")
-    size = sum(path.stat().st_size for path in tiny.base_folder.rglob("*.safetensors"))
+    whole = costs(tiny.at({"finetune.methods": ["dreambooth"]}))[GRID]
+    size = sum(path.stat().st_size for path in tiny.base.path.rglob("*.safetensors"))
     assert whole.bytes == pytest.approx(2 * size, rel=0.1)
 
 
@@ -58,9 +64,9 @@ def test_the_estimate_names_time_disk_and_a_disk_that_is_too_small(tiny, monkeyp
 
 
 def test_twice_the_images_take_twice_the_evaluations(tiny):
-    more = tiny.variant({"sp.images": 8})
-    assert work_of(more, "SP sets").mixed == 2 * work_of(tiny, "SP sets").mixed
-    assert {work.title for work in works(more)} == {work.title for work in works(tiny)}
+    more, once = costs(tiny.at({"sp.images": 8})), costs(tiny)
+    assert more["SP sets"].mixed == 2 * once["SP sets"].mixed
+    assert more.keys() == once.keys()
 
 
 def test_the_command_prints_it(monkeypatch, capsys, pipeline_folder, tmp_path):

@@ -8,7 +8,6 @@ import unicodedata
 import numpy as np
 import pytest
 from PIL import Image
-from s2llib.stages.prompts import asked_prompts, private_prompts
 
 from s2llib import Lab, ParamsError
 from s2llib.data.domain import load_image

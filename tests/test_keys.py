@@ -59,7 +59,8 @@ def examples(lab, tmp_path_factory):
         specs.Captions(target.members, 64, clip, ("a", "b")), specs.Learnt(tuned, *target.sides, plan.attack_settings(lab)["loss"][0]),
         specs.Captioner("a captioner", target.members, 2, 1e-4, 64, 0, Path("nowhere")),
         specs.Noted(tuned), specs.Retrieved(drawn, clip, ("a", "b"), (0, 1), 64), *blackbox.seen(lab, target)[:1],
-        blackbox.inference(lab, target), specs.Soundness(lab.base, target.members[:2], "a photo", "base.path"), specs.SelfSupervised(target.members, {}, p.blackbox.selfsupervised, 64, 0), zero_prior.unconditional_model(lab),
+        blackbox.inference(lab, target), specs.Soundness(lab.base, target.members[:2], "a photo", "base.path"),
+        specs.SelfSupervised(target.members, {}, p.blackbox.selfsupervised, 64, 0), zero_prior.unconditional_model(lab),
     ]  # fmt: skip
     return {type(spec): spec for spec in found}
 

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from s2llib.metrics.bootstrap import HierarchicalBootstrap, Scores
 from sklearn.metrics import roc_auc_score
 
 from s2llib.metrics.blind import blind_scores
@@ -44,69 +43,6 @@ def test_roc_curve_runs_from_corner_to_corner_and_encloses_the_auc(rng):
     false, true = roc_curve(members, nonmembers)
     assert (false[0], true[0], false[-1], true[-1]) == (0, 0, 1, 1)
     assert np.trapezoid(true, false) == pytest.approx(auc(members, nonmembers))
-
-
-def normal_scores(rng, domains, images, shift, spread=0.0):
-    members = [rng.normal(shift + rng.normal(0, spread), 1, (1, images)) for _ in range(domains)]
-    return Scores(members, [rng.normal(0, 1, (1, images)) for _ in range(domains)])
-
-
-def test_bootstrap_replicates_are_resampled_domains_and_images(rng):
-    scores = normal_scores(rng, 4, 15, 0.7)
-    bootstrap = HierarchicalBootstrap(scores.sizes, 50, seed=3)
-    estimate = bootstrap.auc(scores)
-    for b in (0, 17, 49):
-        parts = []
-        for d in range(4):
-            for row in np.nonzero(bootstrap.rows[d] == b)[0]:
-                wm, wn = (w[row].astype(int) for w in bootstrap.weights[d])
-                parts.append(auc(np.repeat(scores.members[d][0], wm), np.repeat(scores.nonmembers[d][0], wn)))
-        assert len(parts) == 4
-        assert estimate.replicates[b] == pytest.approx(np.mean(parts))
-    assert estimate.value == pytest.approx(np.mean([auc(m[0], n[0]) for m, n in zip(scores.members, scores.nonmembers, strict=True)]))
-
-
-def test_interval_covers_the_true_auc_about_as_often_as_stated():
-    from scipy.stats import norm
-
-    rng, hits, trials = np.random.default_rng(1), 0, 100
-    true = norm.cdf(0.5 / np.sqrt(2))
-    for trial in range(trials):
-        scores = normal_scores(rng, 10, 20, 0.5)
-        low, high = HierarchicalBootstrap(scores.sizes, 200, seed=trial).auc(scores).interval()
-        hits += low <= true <= high
-    assert hits >= 90  # conservative by design: images are resampled within resampled domains
-
-
-def test_the_change_of_a_model_against_itself_is_exactly_zero(rng):
-    scores = normal_scores(rng, 3, 10, 0.4)
-    bootstrap = HierarchicalBootstrap(scores.sizes, 100, seed=0)
-    change = bootstrap.auc(scores) - bootstrap.auc(scores)
-    assert change.interval() == (0, 0)
-
-
-def test_seeds_are_averaged_within_a_domain(rng):
-    one, two = normal_scores(rng, 3, 10, 0.4), normal_scores(rng, 3, 10, 0.9)
-    both = Scores(
-        [np.concatenate(pair) for pair in zip(one.members, two.members, strict=True)],
-        [np.concatenate(pair) for pair in zip(one.nonmembers, two.nonmembers, strict=True)],
-    )
-    bootstrap = HierarchicalBootstrap(one.sizes, 100, seed=0)
-    for metric in (bootstrap.auc, bootstrap.tpr):
-        assert metric(both).value == pytest.approx((metric(one).value + metric(two).value) / 2)
-
-
-def test_tpr_is_pooled_only_where_domains_are_small(rng):
-    small, large = normal_scores(rng, 3, 20, 0.5), normal_scores(rng, 3, 120, 0.5)
-    pooled = HierarchicalBootstrap(small.sizes, 100, seed=0)
-    assert pooled.pooled()
-    assert pooled.tpr(small).value == pytest.approx(
-        brute_tpr(np.concatenate(small.members, 1)[0], np.concatenate(small.nonmembers, 1)[0], 0.01)
-    )
-    single = HierarchicalBootstrap(large.sizes, 100, seed=0)
-    assert not single.pooled()
-    each = [brute_tpr(m[0], n[0], 0.01) for m, n in zip(large.members, large.nonmembers, strict=True)]
-    assert single.tpr(large).value == pytest.approx(np.mean(each))
 
 
 def test_blind_baseline_sees_a_style_and_nothing_else(rng):

@@ -18,7 +18,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from s2llib import ParamsError, Study, run
+from s2llib import Lab, ParamsError, run
 from s2llib.kernel import Failure, check_kernel, check_notebook, execute
 from s2llib.models.base import content
 from s2llib.progress import progress, track
@@ -102,10 +102,10 @@ def test_a_notebook_is_executed_again_when_the_code_of_its_tables_changes(tmp_pa
     source.parent.mkdir(parents=True)
     notebook.write_text('{"cells": []}')
     monkeypatch.setattr(run, "ROOT", tmp_path)
-    study, keys = Study.from_profile("tiny", {}, root=tmp_path / "store"), []
+    lab, keys = Lab.open("tiny", {}, root=tmp_path / "store"), []
     for text in ("a = 1", "a = 1", "a = 2"):
         source.write_text(text)
-        keys.append(run.notebook_key(notebook, study))
+        keys.append(run.notebook_key(notebook, lab))
     assert keys[0] == keys[1] != keys[2]
 
 
@@ -113,12 +113,12 @@ def test_a_notebook_is_executed_again_when_another_model_lies_in_a_folder_or_bri
     notebook, judge = tmp_path / "01.ipynb", tmp_path / "clip"
     notebook.write_text('{"cells": []}')
     judge.mkdir()
-    study, keys = Study.from_profile("tiny", {"mixsyn.clip": str(judge)}, root=tmp_path / "store"), set()
+    lab, keys = Lab.open("tiny", {"mixsyn.clip": str(judge)}, root=tmp_path / "store"), set()
     for text in ("{}", "{ }"):
         (judge / "config.json").write_text(text)
-        keys.add(run.notebook_key(notebook, study))
+        keys.add(run.notebook_key(notebook, lab))
     monkeypatch.setattr("s2llib.metrics.quality.no_brisque", lambda: "another reason")
-    assert len(keys | {run.notebook_key(notebook, study)}) == 3
+    assert len(keys | {run.notebook_key(notebook, lab)}) == 3
 
 
 def test_another_seed_gives_other_tables_and_a_lost_figure_is_made_again(finished):

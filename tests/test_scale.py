@@ -8,16 +8,21 @@ import sys
 import sysconfig
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from s2llib import ParamsError, Study, scale
+from s2llib import Lab, ParamsError, artifact, scale
+from s2llib.models.hardware import cores
 from s2llib.progress import PROGRESS_FILE
 from s2llib.report.membership import membership_table
-from s2llib.scale import EXECUTOR, check_executor, places, precompute
+from s2llib.scale import EXECUTOR, check_executor, places
+from s2llib.specs import Scoring, Tune
 from s2llib.store import FRESH
+from s2llib.studies import s2l
+from s2llib.studies.plan import cells, sp_set, tuned
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,19 +40,24 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def csv(study):
-    return membership_table(study.membership(), study.blind(), study.params.statistics).to_csv(index=False, float_format="%.6g")
+def csv(lab):
+    return membership_table(s2l.membership(lab), s2l.blind(lab), lab.params.statistics).to_csv(index=False, float_format="%.6g")
 
 
-def test_two_workers_give_the_tables_of_one_process_byte_for_byte(changes, tmp_path, monkeypatch, one_thread):
+def broken(monkeypatch, kind):
+    """Let this process make no artifact of a kind: only workers, which are other processes, can."""
+    monkeypatch.setitem(artifact.REGISTRY, kind, replace(artifact.REGISTRY[kind], make=lambda *_: 1 / 0))
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["asked for", "unasked"])
+def test_two_workers_give_the_tables_of_one_process_byte_for_byte(asked, changes, tmp_path, monkeypatch, one_thread):
     scale._client.cache_clear()
-    here = Study.from_profile("tiny", changes, root=tmp_path / "here")
-    there = Study.from_profile("tiny", changes, root=tmp_path / "there")
+    here = Lab.open("tiny", changes | {"hardware.workers": 1}, root=tmp_path / "here")
     expected = csv(here)
-
-    monkeypatch.setenv(EXECUTOR, "local")
-    monkeypatch.setattr(Study, "_score", lambda *_: 1 / 0)  # workers are other processes: only they can score now
-    assert csv(there) == expected
+    broken(monkeypatch, Scoring)
+    if asked:
+        monkeypatch.setenv(EXECUTOR, "local")
+    assert csv(Lab.open("tiny", changes, root=tmp_path / "there")) == expected
     client = scale._client("local", "cpu", 2)
     client.cluster.close()
     client.close()
@@ -65,41 +75,53 @@ def cluster():
         scale._client.cache_clear()
 
 
-def finished(study):
-    found = (study.store.root / "finetune").glob("*/manifest.json")
+def finished(lab):
+    found = (lab.store.root / "tuned").glob("*/manifest.json")
     return {path.parent: path.stat().st_mtime_ns for path in found if ".new-" not in path.parent.name}
 
 
 def test_a_killed_worker_costs_its_cell_alone(cluster, changes, tmp_path, monkeypatch):
-    study = Study.from_profile("tiny", changes | {"finetune.seeds": [0, 1, 2], "finetune.lora.steps": 40}, root=tmp_path)
+    more = changes | {"finetune.seeds": [0, 1, 2], "finetune.lora.steps": 40}
+    lab = Lab.open("tiny", more, root=tmp_path)
     monkeypatch.setenv(EXECUTOR, cluster.scheduler.address)
     processes = cluster.run(os.getpid)
-    cells = [(domain, "lora", seed) for domain in study.domains for seed in study.params.finetune.seeds]
-    work = threading.Thread(target=precompute, args=(study, "finetuned", cells))
+    models = [tuned(lab, *cell) for cell in cells(lab, ["lora"])]
+    work = threading.Thread(target=scale.run, args=(lab, models, "fine-tuning"))
     work.start()
-    while work.is_alive() and not (finished(study) and list((study.store.root / "finetune").glob("*.new-*"))):
+    while work.is_alive() and not (finished(lab) and list((lab.store.root / "tuned").glob("*.new-*"))):
         time.sleep(0.02)
     assert work.is_alive(), "the cells end too soon for one to be killed"
     busy = next(worker for worker, tasks in cluster.processing().items() if tasks)
-    before = finished(study)
+    before = finished(lab)
     os.kill(processes[busy], signal.SIGKILL)
     work.join()
-    after = finished(study)
-    assert len(after) == len(cells)
+    after = finished(lab)
+    assert len(after) == len(models)
     assert before.items() <= after.items(), "what was finished is not made again"
-    monkeypatch.setattr(Study, "_finetune", lambda *_: 1 / 0)
-    again = Study.from_profile("tiny", changes | {"finetune.seeds": [0, 1, 2], "finetune.lora.steps": 40}, root=tmp_path)
-    assert all(again.finetuned(*cell).is_dir() for cell in cells)
+    broken(monkeypatch, Tune)
+    assert all(artifact.made(Lab.open("tiny", more, root=tmp_path), model).is_dir() for model in models)
 
 
 def test_a_cell_that_fails_is_named_and_does_not_stop_the_others(cluster, changes, tmp_path, monkeypatch):
-    study = Study.from_profile("tiny", changes, root=tmp_path)
+    lab = Lab.open("tiny", changes, root=tmp_path)
     monkeypatch.setenv(EXECUTOR, cluster.scheduler.address)
-    check_executor(study)  # these workers have all that is needed
-    cells = [(study.domains[0], "no such method", 0), (study.domains[0], "lora", 0)]
-    with pytest.raises(RuntimeError, match=r"finetuned of 'ada abeck', no such method, seed 0: it failed 3 times"):
-        precompute(study, "finetuned", cells)
-    assert len(finished(study)) == 1
+    check_executor(lab)  # these workers have all that is needed
+    good = tuned(lab, lab.domains[0], "lora")
+    with pytest.raises(RuntimeError, match=r"tuned of 'ada abeck', no such method: it failed 3 times"):
+        scale.run(lab, [replace(good, method="no such method"), good], "fine-tuning")
+    assert len(finished(lab)) == 1
+
+
+def test_what_something_is_made_of_is_made_before_it_and_once(cluster, changes, tmp_path, monkeypatch):
+    lab = Lab.open("tiny", changes, root=tmp_path)
+    monkeypatch.setenv(EXECUTOR, cluster.scheduler.address)
+    for kind in (type(sp_set(lab, lab.domains[0])), Tune, Scoring):
+        broken(monkeypatch, kind)
+    specs = [spec for spec, _ in s2l.membership_cells(lab)]
+    scale.run(lab, specs, "membership")
+    made = {name: len(list((lab.store.root / name).glob("*/manifest.json"))) for name in ("generated", "tuned", "scores")}
+    assert made == {"generated": 2, "tuned": 4, "scores": 6}
+    assert all(artifact.finished(lab, spec) for spec in artifact.needed(lab, specs))
 
 
 @pytest.mark.parametrize(
@@ -109,23 +131,23 @@ def test_a_cell_that_fails_is_named_and_does_not_stop_the_others(cluster, change
         ("127.0.0.1:8786", "--executor 127.0.0.1:8786: write `local`, or a scheduler's address such as tcp://"),
     ],
 )
-def test_a_cluster_that_does_not_answer_is_one_sentence_before_any_compute(study, address, message, monkeypatch):
+def test_a_cluster_that_does_not_answer_is_one_sentence_before_any_compute(lab, address, message, monkeypatch):
     monkeypatch.setattr(scale, "ANSWER", "1 s")
     monkeypatch.setenv(EXECUTOR, address)
     with pytest.raises(ParamsError) as error:
-        check_executor(study)
+        check_executor(lab)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_a_scheduler_of_another_dask_is_one_sentence(study, monkeypatch):
+def test_a_scheduler_of_another_dask_is_one_sentence(lab, monkeypatch):
     def refuse(*_, **__):
         raise TypeError("unexpected keyword\nand so on")
 
     monkeypatch.setattr(scale, "_dask", lambda: refuse)
     monkeypatch.setenv(EXECUTOR, "tcp://10.0.0.1:8786")
     with pytest.raises(ParamsError, match=r"there is no speaking with the scheduler \(TypeError: unexpected keyword\); install there"):
-        check_executor(study)
+        check_executor(lab)
 
 
 def test_the_runner_says_so_in_one_line(tmp_path):
@@ -175,7 +197,7 @@ def test_workers_with_other_software_are_refused(worker, message):
     scale._check_software(Worker(HERE), "tcp://10.0.0.1:8786")
 
 
-def test_a_worker_without_the_library_is_one_sentence(study, monkeypatch, tmp_path):
+def test_a_worker_without_the_library_is_one_sentence(lab, monkeypatch, tmp_path):
     """A true one, of this interpreter, which sees installed packages but neither this folder nor what is installed from a folder."""
     from dask.distributed import Client, LocalCluster
 
@@ -191,7 +213,7 @@ def test_a_worker_without_the_library_is_one_sentence(study, monkeypatch, tmp_pa
             with pytest.raises(
                 ParamsError, match=r"cannot import s2llib \(ModuleNotFoundError: No module named 's2llib'\); install it there"
             ):
-                check_executor(study)
+                check_executor(lab)
         finally:
             worker.kill()
             worker.wait()
@@ -211,16 +233,17 @@ def test_workers_that_read_another_model_or_refuse_it_are_refused(changes, tmp_p
         def run(self, *_):
             return {"tcp://10.0.0.2:1": answer}
 
-    study = Study.from_profile("tiny", changes, root=tmp_path)
+    lab = Lab.open("tiny", changes, root=tmp_path)
     with pytest.raises(ParamsError, match=message):
-        scale._check_inputs(Elsewhere(), "tcp://10.0.0.1:8786", study)
+        scale._check_inputs(Elsewhere(), "tcp://10.0.0.1:8786", lab)
 
 
 def test_a_worker_checks_its_model_and_images_itself(changes, tmp_path):
-    params = Study.from_profile("tiny", changes, root=tmp_path).params
+    lab = Lab.open("tiny", changes, root=tmp_path)
+    params = lab.params
     missing = params.changed({"base.path": "/m"})
     assert scale._inputs(missing.model_dump(), str(tmp_path)).startswith("base.path: /m is no diffusers pipeline")
-    assert scale._inputs(params.model_dump(), str(tmp_path)) == [Study(params).base_key, []]
+    assert scale._inputs(params.model_dump(), str(tmp_path)) == [lab.base.content, []]
 
 
 def test_workers_on_another_kind_of_device_are_refused(tmp_path):
@@ -228,21 +251,19 @@ def test_workers_on_another_kind_of_device_are_refused(tmp_path):
         def run(self, *_):
             return {"tcp://10.0.0.2:1": "cuda"}
 
-    study = Study.from_profile("tiny", {"device": "cpu"}, root=tmp_path)
+    lab = Lab.open("tiny", {"device": "cpu"}, root=tmp_path)
     with pytest.raises(ParamsError, match=r"the worker tcp://10.0.0.2:1 has cuda and this machine cpu.*start the study on a machine like"):
-        scale._check_devices(OnGPUs(), "tcp://10.0.0.1:8786", study)
+        scale._check_devices(OnGPUs(), "tcp://10.0.0.1:8786", lab)
     assert scale._device("cpu") == "cpu"
 
 
-def test_a_worker_forgets_that_an_earlier_run_was_fresh(study, monkeypatch, one_thread):
+def test_a_worker_forgets_that_an_earlier_run_was_fresh(lab, monkeypatch, one_thread):
     monkeypatch.setenv(FRESH, "1e18")
     monkeypatch.setenv(PROGRESS_FILE, "")
-    domain, params = study.domains[0], study.params.model_dump()
-    monkeypatch.setattr(Study, "sp_set", lambda *_: None)
-    monkeypatch.setattr(Study, "probe", lambda *_: seen.append(os.environ.get(FRESH)), raising=False)
     seen = []
+    monkeypatch.setattr(scale, "made", lambda *_: seen.append(os.environ.get(FRESH)))
     for fresh in ("5", None):
-        scale._compute(params, str(study.store.root), "probe", (domain.name, "lora", 0), fresh)
+        scale._make(lab.params.model_dump(mode="json"), str(lab.store.root), None, fresh, [])
     assert seen == ["5", None]
 
 
@@ -251,4 +272,4 @@ def test_every_gpu_has_a_worker_of_its_own():
     assert visible(None, ["0", "1"]) == ["0", "1"]
     assert visible(3, ["4", "7"]) == ["4", "7", "4"]
     assert visible(2, []) == [None, None]
-    assert len(places(None, [])) == os.cpu_count()
+    assert len(places(None, [])) == cores()

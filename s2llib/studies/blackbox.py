@@ -374,7 +374,7 @@ def specs(lab: Lab) -> list:
     attacked = [*targets(lab), *shadows(lab), overfitted(lab)]
     for models in (by_epochs_models(lab), by_size_models(lab), private_models(lab)):
         attacked += [target for each in models.values() for target in each]
-    return [target.model for target in attacked if not isinstance(target.model, Base)] + _questions(lab, attacked)
+    return [target.model for target in attacked] + _questions(lab, attacked)
 
 
 def _questions(lab: Lab, attacked: list[Target], wording: str = "{}") -> list[Replies]:
