@@ -11,29 +11,15 @@ from pathlib import Path
 
 from s2llib.arguments import parser
 from s2llib.command import guarded, prepared
-from s2llib.data.domain import MEMBER, NONMEMBER, Domain, Photos
-from s2llib.data.portraits import STYLES
-from s2llib.data.worlds import domain_names
 from s2llib.estimate import estimate
 from s2llib.lab import Lab
 from s2llib.models.hardware import free_memory
 from s2llib.models.pipeline import base_folder
-from s2llib.params import World
 from s2llib.report.reading import what_was_read
-from s2llib.store import Store
 
-__all__ = ["announce", "check", "main", "planned"]
+__all__ = ["announce", "check", "main"]
 
 TRAINED_HERE = "No estimate: the base model is trained here first, and only then can one evaluation of it be timed."
-
-
-def planned(world: World, _: Store | None = None) -> list[Domain]:
-    """The domains of a world of portraits before any is drawn (as `load_domains` takes them): so many images each, and no files."""
-    single = world.members - round(world.duplicated * world.members)
-    copies = {MEMBER: (1,) * single + (2,) * (world.members - single), NONMEMBER: (1,) * world.nonmembers}
-    copies |= dict.fromkeys(STYLES[1:], (1,) * world.shifted)
-    splits = {split: Photos((Path(),) * len(n), ("",) * len(n), n) for split, n in copies.items()}
-    return [Domain(name, splits, "", world.instance, world.condition) for name in domain_names(world)]
 
 
 def announce(lab: Lab, notebooks: list[Path]) -> str:
@@ -57,8 +43,7 @@ def plan(lab: Lab) -> None:
     """Let a lab of portraits count its images without drawing them, and one with a LoRA time its base without fusing it."""
     if lab.params.base.lora:
         lab.base = replace(lab.base, path=base_folder(lab.params))
-    if lab.params.world.kind == "portraits":
-        lab.reads = planned
+    lab.counts = True
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ from s2llib.data.worlds import domain_names, everyone, known_names, load_domains
 from s2llib.models.base import base_key, base_name, check_base, check_world
 from s2llib.models.hardware import check_hardware, computes_bfloat16, cores, memory
 from s2llib.models.pipeline import base_folder, pick_device
-from s2llib.params import Params, ParamsError, World, below_repository, load_params
+from s2llib.params import Params, ParamsError, below_repository, load_params
 from s2llib.scores import tables_only
 from s2llib.specs import Base
 from s2llib.store import Store, check_writable
@@ -52,7 +52,7 @@ class Lab:
         if params.hardware.precision == "auto":
             self.params = params.changed({"hardware.precision": "bfloat16" if computes_bfloat16(self.device) else "float32"})
         self.store = Store(root or below_repository(os.environ.get("S2L_HOME") or "artifacts"))
-        self.reads: Callable[[World, Store], list[Domain]] = load_domains  # where images are only counted: another
+        self.counts = False  # portraits, without drawing them
         self._resident: dict[str, Any] = {}
 
     @classmethod
@@ -69,7 +69,7 @@ class Lab:
         if not overrides:
             return self
         other = Lab(self.params.changed(overrides), self.store.root)
-        other.store, other.reads, other._resident = self.store, self.reads, self._resident
+        other.store, other.counts, other._resident = self.store, self.counts, self._resident
         return other
 
     def check(self) -> None:
@@ -100,12 +100,12 @@ class Lab:
     @cached_property
     def domains(self) -> list[Domain]:
         """The attacked domains."""
-        return self.reads(self.params.world, self.store)
+        return load_domains(self.params.world, self.store, self.counts)
 
     @cached_property
     def everyone(self) -> list[Domain]:
         """The people whose members the base model was trained on, attacked or not."""
-        return everyone(self.params.world, self.store)[: self.params.base.unet.people]
+        return everyone(self.params.world, self.store, self.counts)[: self.params.base.unet.people]
 
     @cached_property
     def names(self) -> list[str]:
