@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from s2llib.data.portraits import portrait
+from s2llib.data.portraits import caption, portrait
 from s2llib.data.worlds import auxiliary_images, load_domains, training_photos
 from s2llib.params import ParamsError, World
 from s2llib.store import Store
@@ -117,3 +117,13 @@ def test_olivetti_without_data_says_what_to_download_and_where_to_put_it(tmp_pat
     world = World(kind="olivetti", data_home=str(tmp_path), members=5, nonmembers=5, shifted=0, duplicated=0)
     with pytest.raises(ParamsError, match=rf"not in {tmp_path} .*cannot be downloaded.*copy olivetti_py3.pkz"):
         load_domains(world, Store(tmp_path / "artifacts"))
+
+
+@pytest.mark.parametrize(
+    ("stream", "content"),
+    [("member", "f5ff95feb18de220ef18"), ("studio", "3f284b5ac4b64be60d2d"), ("street", "db803133983dc9118e54")],
+)
+def test_a_portrait_of_every_style_has_the_pixels_that_the_shipped_models_were_trained_on(stream, content):
+    pixels, text = portrait(2024, 3, stream, 5)
+    assert hashlib.sha256(pixels.tobytes()).hexdigest()[:20] == content
+    assert caption(2024, 3, stream, 5) == text
