@@ -17,10 +17,7 @@ from s2llib.models.hardware import autocast, computes_on, halved
 from s2llib.params import SP
 from s2llib.progress import progress
 
-__all__ = ["SAMPLES_VERSION", "SP_VERSION", "draw", "draw_prompts", "read_generated", "sample", "write_generated"]
-
-SP_VERSION = 1
-SAMPLES_VERSION = 1
+__all__ = ["draw", "draw_prompts", "read_generated", "sample", "write_generated"]
 
 
 def sample(

@@ -22,11 +22,9 @@ from s2llib.models.pipeline import load_pipeline
 from s2llib.params import Hardware, ParamsError, Recipe
 
 __all__ = [
-    "FINETUNE_VERSION", "check_captions", "denoising_target", "finetune", "learning_rates", "load_adapters", "load_finetuned",
+    "check_captions", "denoising_target", "finetune", "learning_rates", "load_adapters", "load_finetuned",
     "prompt_of", "save_finetuned",
 ]  # fmt: skip
-
-FINETUNE_VERSION = 1
 
 
 def prompt_of(how: Method, domain: Domain, text: str) -> str:

@@ -11,9 +11,8 @@ from s2llib.models.finite import check_weights, finite
 from s2llib.models.hardware import autocast
 from s2llib.params import ParamsError
 
-__all__ = ["SANITY_VERSION", "check_outputs", "explained"]
+__all__ = ["check_outputs", "explained"]
 
-SANITY_VERSION = 1  # raised when more is refused
 LEVELS = (0.08, 0.04, 0.02)  # cumulative alphas at which noise and v are far apart, and the image can still be seen
 
 
