@@ -43,8 +43,7 @@ def plan(lab: Lab) -> None:
     """Let a lab of portraits count its images without drawing them, and one with a LoRA time its base without fusing it."""
     if lab.params.base.lora:
         lab.base = replace(lab.base, path=base_folder(lab.params))
-    if lab.params.world.kind == "portraits":
-        lab.draws = False
+    lab.counts = True
 
 
 def main() -> int:

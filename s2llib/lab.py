@@ -52,7 +52,7 @@ class Lab:
         if params.hardware.precision == "auto":
             self.params = params.changed({"hardware.precision": "bfloat16" if computes_bfloat16(self.device) else "float32"})
         self.store = Store(root or below_repository(os.environ.get("S2L_HOME") or "artifacts"))
-        self.draws = not tables_only()  # else portraits are only counted
+        self.counts = tables_only()  # portraits, without drawing them
         self._resident: dict[str, Any] = {}
 
     @classmethod
@@ -69,7 +69,7 @@ class Lab:
         if not overrides:
             return self
         other = Lab(self.params.changed(overrides), self.store.root)
-        other.store, other.draws, other._resident = self.store, self.draws, self._resident
+        other.store, other.counts, other._resident = self.store, self.counts, self._resident
         return other
 
     def check(self) -> None:
@@ -100,15 +100,15 @@ class Lab:
     @cached_property
     def domains(self) -> list[Domain]:
         """The attacked domains."""
-        found = load_domains(self.params.world, self.store, self.draws)
-        if self.draws and self.params.world.kind != "folder":
+        found = load_domains(self.params.world, self.store, self.counts)
+        if not self.counts and self.params.world.kind != "folder":
             check_drawn(base_folder(self.params), found, "set retrain_base=true")
         return found
 
     @cached_property
     def everyone(self) -> list[Domain]:
         """The people whose members the base model was trained on, attacked or not."""
-        return everyone(self.params.world, self.store, self.draws)[: self.params.base.unet.people]
+        return everyone(self.params.world, self.store, self.counts)[: self.params.base.unet.people]
 
     @cached_property
     def names(self) -> list[str]:

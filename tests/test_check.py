@@ -15,7 +15,6 @@ from PIL import Image
 from s2llib import Lab, ParamsError, check, run
 from s2llib.command import guarded
 from s2llib.data.reading import Reading
-from s2llib.data.worlds import load_domains
 from s2llib.metrics.quality import no_brisque
 from s2llib.models.base import content
 from s2llib.models.hardware import optimizer_class
@@ -93,10 +92,13 @@ def test_a_world_that_is_drawn_is_checked_without_drawing_more_than_the_models_a
     assert len(drawn) == (0 if profile == "tiny" else 1)
 
 
-def test_images_that_are_only_planned_are_as_many_as_are_drawn(lab):
-    for planned, drawn in zip(load_domains(lab.params.world, lab.store, draws=False), lab.domains, strict=True):
-        counts = lambda domain: [len(domain.members), *(len(photos) for photos in domain.splits.values())]  # noqa: E731
+def test_images_that_are_only_counted_are_as_many_as_are_drawn(lab, tmp_path):
+    counting = Lab(lab.params, tmp_path / "artifacts")
+    check.plan(counting)
+    for planned, drawn in zip(counting.domains + counting.everyone, lab.domains + lab.everyone, strict=True):
+        counts = lambda domain: {split: photos.copies for split, photos in domain.splits.items()}  # noqa: E731
         assert (planned.name, planned.digest, counts(planned)) == (drawn.name, drawn.digest, counts(drawn))
+    assert not (tmp_path / "artifacts").exists()
 
 
 def test_a_check_that_refuses_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capsys):

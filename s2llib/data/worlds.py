@@ -81,20 +81,22 @@ def _person_inputs(world: World, who: int) -> dict:
     return world.model_dump(include=keys) | {"who": who}
 
 
-def _person(world: World, who: int, store: Store) -> Domain:
+def _person(world: World, who: int, store: Store, counted: bool = False) -> Domain:
     make = _portrait_folder if world.kind == "portraits" else _olivetti_folder
     version = data_version(world)
     inputs = _person_inputs(world, who)
-    folder = store.get("domain", version, inputs, lambda new: make(new, world, who))
-    ((name, splits),) = read_folder(folder).items()
+    if counted and world.kind == "portraits":
+        name, splits = person_name(who), _counted(world)
+    else:
+        folder = store.get("domain", version, inputs, lambda new: make(new, world, who))
+        ((name, splits),) = read_folder(folder).items()
     return Domain(name, splits, digest([version, inputs]), world.instance, world.condition)
 
 
-def _planned_person(world: World, who: int) -> Domain:
-    """A person of a world of portraits before any is drawn: as many images in each split, without captions and files."""
-    copies = {MEMBER: tuple(_copies(world)), NONMEMBER: (1,) * world.nonmembers} | dict.fromkeys(STYLES[1:], (1,) * world.shifted)
-    splits = {split: Photos((Path(),) * len(n), ("",) * len(n), n) for split, n in copies.items()}
-    return Domain(person_name(who), splits, digest([data_version(world), _person_inputs(world, who)]), world.instance, world.condition)
+def _counted(world: World) -> dict[str, Photos]:
+    """The splits of a person before any portrait is drawn: so many images each, and no files."""
+    copies = {MEMBER: _copies(world), NONMEMBER: [1] * world.nonmembers} | dict.fromkeys(STYLES[1:], [1] * world.shifted)
+    return {split: Photos((Path(),) * len(n), ("",) * len(n), tuple(n)) for split, n in copies.items()}
 
 
 def _folder_domains(world: World, store: Store) -> list[Domain]:
@@ -188,17 +190,13 @@ def _checked(world: World) -> None:
             raise ParamsError("world: Olivetti has no shifted set and no duplicates; set shifted and duplicated to 0.")
 
 
-def load_domains(world: World, store: Store, draws: bool = True) -> list[Domain]:
-    """The attacked domains of a world, in order. draws: else portraits are only counted."""
+def load_domains(world: World, store: Store, counted: bool = False) -> list[Domain]:
+    """The attacked domains of a world, in order. counted: of one of portraits without any file, only as many as there will be."""
     _checked(world)
     if world.kind == "folder":
         return _folder_domains(world, store)
     everybody = known_names(world)
-    return [_known_person(world, everybody.index(name), store, draws) for name in domain_names(world)]
-
-
-def _known_person(world: World, who: int, store: Store, draws: bool) -> Domain:
-    return _person(world, who, store) if draws or world.kind != "portraits" else _planned_person(world, who)
+    return [_person(world, everybody.index(name), store, counted) for name in domain_names(world)]
 
 
 def check_unchanged(world: World, domain: Domain, store: Store) -> None:
@@ -212,13 +210,13 @@ def check_unchanged(world: World, domain: Domain, store: Store) -> None:
             )
 
 
-def everyone(world: World, store: Store, draws: bool = True) -> list[Domain]:
-    """All people of a world, attacked or not (bystanders too): whose members are its training set. draws: as in `load_domains`."""
+def everyone(world: World, store: Store, counted: bool = False) -> list[Domain]:
+    """All people of a world, attacked or not (bystanders too): whose members are its training set. counted: as `load_domains`."""
     _checked(world)
     if world.kind == "folder":
         trained = [name for name, splits in read_world(world).items() if set(splits) != {PUBLIC}]
         return _folder_domains(world.model_copy(update={"domains": trained}), store)
-    return [_known_person(world, who, store, draws) for who in range(world.people + world.bystanders)]
+    return [_person(world, who, store, counted) for who in range(world.people + world.bystanders)]
 
 
 def training_photos(world: World, store: Store, people: int | None = None) -> dict[str, Photos]:

@@ -37,7 +37,7 @@ def check(lab: Lab) -> None:
 def people(lab: Lab) -> list[Domain]:
     """Whose members the unconditional model is trained on, and who is attacked."""
     p, found = lab.params.zero_prior, lab.everyone[: lab.params.zero_prior.people]
-    if p.path and not lab.params.retrain_base and lab.draws:
+    if p.path and not lab.params.retrain_base and not lab.counts:
         check_drawn(resolved(p.path), found, "set zero_prior.path=null")
     return found
 
