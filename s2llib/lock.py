@@ -8,7 +8,7 @@ import argparse
 import ast
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from s2llib.data import worlds
 from s2llib.models import base
 from s2llib.store import digest, write_atomic
 
-__all__ = ["LIBRARY", "LOCK", "acknowledge", "changes", "current", "imported", "modules"]
+__all__ = ["LIBRARY", "LOCK", "acknowledge", "changes", "code_versions", "current", "imported", "modules"]
 
 LIBRARY = Path(__file__).resolve().parent
 LOCK = LIBRARY.parent / "artifacts.json"
@@ -47,14 +47,13 @@ def modules(library: Path = LIBRARY) -> dict[str, Path]:
     return found
 
 
-def imported(tree: ast.AST, known: dict[str, Path]) -> set[str]:
+def imported(tree: ast.AST, known: Container[str]) -> set[str]:
     """The modules of the library that the import statements of a tree name, wherever they stand."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "s2llib":
             module = node.module.partition(".")[2]
-            inner = {f"{module}.{name.name}".strip(".") for name in node.names} & set(known)
-            found |= inner or {module}
+            found |= {inner if (inner := f"{module}.{name.name}".strip(".")) in known else module for name in node.names}
         elif isinstance(node, ast.Import):
             found |= {name.name.partition(".")[2] for name in node.names if name.name.partition(".")[0] == "s2llib"}
     return found - {""}
@@ -62,39 +61,39 @@ def imported(tree: ast.AST, known: dict[str, Path]) -> set[str]:
 
 def current(library: Path = LIBRARY) -> dict[str, dict]:
     """{artifact: {"version", "code"}} as they are now. code: of its module, and of all that it imports in LAYERS."""
-    known = modules(library)
-    roots = {a.name: (a.make.__module__, a.version) for a in artifact.REGISTRY.values()}
-    roots |= {name: (module.__name__, getattr(module, constant)) for name, (module, constant) in BELOW.items()}
-    found = {}
-    for name, (module, version) in sorted(roots.items()):
-        code = {each: _code(known[each], _stamp(known[each]))[0] for each in _reached(module.partition(".")[2], known)}
+    files, found = modules(library), {}
+    read = {name: _read(path.read_text(encoding="utf-8"), name, frozenset(files)) for name, path in files.items()}
+    needed = {name: others for name, (_, others) in read.items()}
+    roots = {a.name: a.make.__module__ for a in artifact.REGISTRY.values()} | {name: module.__name__ for name, (module, _) in BELOW.items()}
+    for name, version in sorted(code_versions().items()):
+        code = {each: read[each][0] for each in _reached(roots[name].partition(".")[2], needed)}
         found[name] = {"version": version, "code": digest(code)[:20]}
     return found
 
 
-def _reached(module: str, known: dict[str, Path]) -> set[str]:
-    """A module and those of LAYERS that it imports, and they import."""
+def code_versions() -> dict[str, int]:
+    """The version of every artifact, and of photographs and base models below them."""
+    below = {name: getattr(module, constant) for name, (module, constant) in BELOW.items()}
+    return {a.name: a.version for a in artifact.REGISTRY.values()} | below
+
+
+def _reached(module: str, needed: dict[str, set[str]]) -> set[str]:
+    """A module and those that it needs, and they need."""
     found, left = set(), {module}
     while left:
-        name = left.pop()
-        found.add(name)
-        _, tree = _code(known[name], _stamp(known[name]))
-        needed = imported(tree, known)
-        if any(isinstance(node, ast.ImportFrom) and node.module == "pkgutil" for node in tree.body):  # it imports its own modules by name
-            needed |= {each for each in known if each.startswith(f"{name}.")}
-        left |= {each for each in needed - found if each.partition(".")[0] in LAYERS}
+        found.add(name := left.pop())
+        left |= needed[name] - found
     return found
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    return path.stat().st_mtime_ns, path.stat().st_size
-
-
 @lru_cache(maxsize=1000)
-def _code(path: Path, _stamp: tuple) -> tuple[str, ast.Module]:
-    """(digest, syntax tree) of a module."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    return digest(_plain(tree)), tree
+def _read(source: str, module: str, known: frozenset[str]) -> tuple[str, set[str]]:
+    """(digest of a module's code, modules of LAYERS that it imports)."""
+    tree = ast.parse(source)
+    needed = imported(tree, known)
+    if any(isinstance(node, ast.ImportFrom) and node.module == "pkgutil" for node in tree.body):  # it imports its own modules by name
+        needed |= {each for each in known if each.startswith(f"{module}.")}
+    return digest(_plain(tree)), {each for each in needed if each.partition(".")[0] in LAYERS}
 
 
 def _plain(value: object) -> object:
@@ -105,7 +104,8 @@ def _plain(value: object) -> object:
         return repr(value)
     given = {name: each for name, each in ast.iter_fields(value) if each is not None and each != []}
     if isinstance(value, ast.Call) and getattr(value.func, "id", "") == "artifact":
-        given["args"] = value.args[:2]
+        given["args"] = value.args[:2] + value.args[3:]
+        given["keywords"] = [each for each in value.keywords if each.arg != "version"]
     return [type(value).__name__, {name: _plain(each) for name, each in given.items()}]
 
 
@@ -138,12 +138,12 @@ def acknowledge(library: Path = LIBRARY, lock: Path = LOCK) -> None:
     write_atomic(lock, "{\n" + ",\n".join(rows) + "\n}\n")
 
 
-def main() -> int:
+def main(library: Path = LIBRARY, lock: Path = LOCK) -> int:
     p = argparse.ArgumentParser(prog="python -m s2llib.lock", description="Say which artifacts' code is not that of artifacts.json.")
     p.add_argument("--acknowledge", action="store_true", help="write artifacts.json anew")
     if p.parse_args().acknowledge:
-        acknowledge()
-    found = list(changes())
+        acknowledge(library, lock)
+    found = list(changes(library, lock))
     print("\n".join(found) or "Every artifact is as artifacts.json says.")
     return 1 if found else 0
 

@@ -6,7 +6,6 @@ Notebooks whose inputs have not changed are not executed again; an interrupted r
 import argparse
 import json
 import os
-import re
 import sys
 import tempfile
 import threading
@@ -16,11 +15,11 @@ from pathlib import Path
 import nbformat
 
 from s2llib.arguments import parser
-from s2llib.artifact import REGISTRY
 from s2llib.check import announce, check
 from s2llib.command import ROOT, clock, guarded, prepared
 from s2llib.kernel import cells_of, execute
 from s2llib.lab import Lab, other_base
+from s2llib.lock import code_versions
 from s2llib.metrics.quality import no_brisque
 from s2llib.models.base import base_key, content
 from s2llib.params import ParamsError, resolved
@@ -31,15 +30,6 @@ from s2llib.scores import TABLES_ONLY, figures_root
 from s2llib.store import digest, file_digest, room_on, write_atomic
 from s2llib.studies import NOTEBOOKS
 from s2llib.studies.extraction import memorising
-
-
-def code_versions() -> dict[str, int]:
-    """The version of every artifact, and every `..._VERSION = n` written beside photographs and base models."""
-    found = {a.name: a.version for a in REGISTRY.values()}
-    for path in sorted((ROOT / "s2llib").rglob("*.py")):
-        for name, value in re.findall(r"^(\w*VERSION) = (\d+)\b", path.read_text(encoding="utf-8"), re.MULTILINE):
-            found[f"{path.stem}.{name}"] = int(value)
-    return found
 
 
 def notebook_key(path: Path, lab: Lab) -> str:

@@ -2,18 +2,22 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
 from safetensors import safe_open
 
-from s2llib import Lab, ParamsError
+from s2llib import Lab, ParamsError, ship
+from s2llib.data.people import person_name
 from s2llib.models import mini
 from s2llib.models.base import pixel_digest
 from s2llib.report.base import base_metrics
 from s2llib.store import folder_digest
+from s2llib.studies import zero_prior
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 SHIPPED = MODELS / "lab"
@@ -139,14 +143,116 @@ def test_the_unconditional_share_and_the_copies_reach_the_unet(monkeypatch, tmp_
     assert abs(third - 4 / 6) < 4 * (0.22 / (n / 2)) ** 0.5
 
 
-def test_a_base_whose_members_are_drawn_here_in_other_pixels_is_refused(tmp_path):
-    folder = shutil.copytree(MODELS / "lab-small", tmp_path / "base")
-    given = {"base.path": str(folder), "world.domains": 1, "extraction.base": None, "ablations.scale": [], "zero_prior.path": None}
-    (person,) = Lab.open("lab", given, root=tmp_path / "store").domains
+# the pixels of members
+
+
+ALONE = {"world.domains": 1, "extraction.base": None, "ablations.scale": [], "zero_prior.path": None}
+
+
+@pytest.fixture(scope="module")
+def ada(tmp_path_factory):
+    """(a store, the first person of the lab, whose portraits are drawn in it)."""
+    root = tmp_path_factory.mktemp("ada")
+    (person,) = Lab.open("lab", ALONE, root=root).domains
+    return root, person
+
+
+def drawn_otherwise(shipped, to, name):
+    """A copy of a shipped model that was trained on other pixels of somebody."""
+    folder = shutil.copytree(MODELS / shipped, to)
     world = json.loads((folder / "world.json").read_text())
+    (folder / "world.json").write_text(json.dumps(world | {"pixels": world["pixels"] | {name: "0" * 64}}))
+    return folder
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in MODELS.glob("*/world.json")))
+def test_a_shipped_model_holds_the_pixels_of_everybody_whom_it_was_trained_on(name, ada):
+    world, (_, person) = json.loads((MODELS / name / "world.json").read_text()), ada
+    people = world.get("unet_people") or world["people"] + world["bystanders"]
+    assert list(world["pixels"]) == [person_name(i) for i in range(people)]
+    assert len(set(world["pixels"].values())) == people
     assert world["pixels"][person.name] == pixel_digest(person)
-    (folder / "world.json").write_text(json.dumps(world | {"pixels": {person.name: "0" * 64}}))
+
+
+OTHERWISE = "come out here in other pixels than those that"
+
+
+def test_a_base_whose_members_are_drawn_here_in_other_pixels_is_refused_before_it_is_loaded(tmp_path, ada, monkeypatch):
+    root, person = ada
+    folder = drawn_otherwise("lab-small", tmp_path / "base", person.name)
+    monkeypatch.setattr("s2llib.compute.models.load_pipeline", lambda *_: pytest.fail("nothing is computed"))
     with pytest.raises(ParamsError) as error:
-        Lab.open("lab", given, root=tmp_path / "store").domains  # noqa: B018
-    assert str(error.value).startswith(f"The photographs of '{person.name}' come out here in other pixels than those that {folder} was")
-    assert "\n" not in str(error.value)
+        Lab.open("lab", ALONE | {"base.path": str(folder)}, root=root)
+    assert str(error.value) == (
+        f"The photographs of 'ada abeck' {OTHERWISE} {folder} was trained on, as under another Pillow or numpy or on another processor, so"
+        f" that its members would not be these; pip install -c constraints.txt -e . and remove {root / 'domain'}, where they are kept, or"
+        " set retrain_base=true."
+    )
+    assert Lab.open("lab", ALONE | {"base.path": str(folder), "retrain_base": True}, root=root).domains
+
+
+@pytest.mark.parametrize(
+    ("key", "shipped", "mend"),
+    [
+        ("ablations.scale", "lab-small", "leave it out of ablations.scale"),
+        ("extraction.base", "lab-extraction", "set extraction.base=null"),
+        ("zero_prior.path", "lab-ddpm", "set zero_prior.path=null"),
+    ],
+)
+def test_so_is_every_other_model_of_a_profile(key, shipped, mend, tmp_path, ada):
+    root, person = ada
+    folder = str(drawn_otherwise(shipped, tmp_path / "other", person.name))
+    value = [folder, str(MODELS / "lab")] if key == "ablations.scale" else folder
+    with pytest.raises(ParamsError, match=rf"{OTHERWISE} {folder} was trained on, .*, or {mend}\.$"):
+        Lab.open("lab", ALONE | {key: value}, root=root)
+
+
+def test_everybody_who_is_attacked_is_compared(tmp_path, ada):
+    root, person = ada
+    folder = drawn_otherwise("lab-small", tmp_path / "base", "arvo borg")
+    lab = Lab.open("lab", ALONE | {"base.path": str(folder)}, root=root)
+    assert [domain.name for domain in lab.domains] == [person.name]
+    with pytest.raises(ParamsError, match=f"The photographs of 'arvo borg' {OTHERWISE} {folder}"):
+        lab.at({"world.domains": 2}).domains  # noqa: B018
+
+
+def test_and_everybody_of_an_unconditional_model(tmp_path, ada):
+    root, _ = ada
+    folder = drawn_otherwise("lab-ddpm", tmp_path / "ddpm", "arvo borg")
+    lab = Lab.open("lab", ALONE | {"zero_prior.path": str(folder)}, root=root)
+    lab.everyone = lab.at({"world.domains": 2}).domains
+    with pytest.raises(ParamsError, match=rf"'arvo borg' {OTHERWISE} {folder}.*, or set zero_prior.path=null\.$"):
+        list(zero_prior.zero_prior_cells(lab))
+
+
+def test_people_of_a_folder_may_be_called_as_those_of_a_shipped_base(tmp_path, ada):
+    root, person = ada
+    folders = {split: str(tmp_path / split) for split in ("member", "nonmember")}
+    for split, at in folders.items():
+        shutil.copytree(person.splits[split].paths[0].parent, Path(at) / "ada abeck")
+    given = {"world": {"kind": "folder", "folders": {"member": folders["nonmember"], "nonmember": folders["member"]}}}
+    lab = Lab.open("audit", given | {"base.path": str(MODELS / "lab-small")}, root=root)
+    assert [domain.name for domain in lab.domains] == ["ada abeck"]
+
+
+def test_a_portrait_that_is_stored_as_another_file_has_the_same_pixels(tmp_path, ada):
+    _, person = ada
+    photos = person.splits["member"]
+    for i, path in enumerate(photos.paths):
+        Image.open(path).save(tmp_path / f"{i}.bmp")
+    other = replace(person, splits={"member": replace(photos, paths=tuple(tmp_path / f"{i}.bmp" for i in range(len(photos))))})
+    assert pixel_digest(other) == pixel_digest(person)
+    with Image.open(tmp_path / "0.bmp") as image:
+        image.putpixel((0, 0), tuple(v ^ 1 for v in image.getpixel((0, 0))))
+        image.save(tmp_path / "changed.bmp")
+    paths = (tmp_path / "changed.bmp", *other.splits["member"].paths[1:])
+    assert pixel_digest(replace(person, splits={"member": replace(photos, paths=paths)})) != pixel_digest(person)
+
+
+def test_what_is_shipped_holds_the_pixels(tmp_path, ada):
+    _, person = ada
+    (tmp_path / "made").mkdir()
+    (tmp_path / "shipped").mkdir()
+    (tmp_path / "made" / "world.json").write_text('{"seed": 2024}')
+    ship._write_world(tmp_path / "made", tmp_path / "shipped", [person])
+    assert json.loads((tmp_path / "shipped" / "world.json").read_text()) == {"seed": 2024, "pixels": {person.name: pixel_digest(person)}}

@@ -19,7 +19,9 @@ import pytest
 from PIL import Image
 
 from s2llib import Lab, ParamsError, run
+from s2llib.data import worlds
 from s2llib.kernel import Failure, check_kernel, check_notebook, execute
+from s2llib.lock import code_versions
 from s2llib.models.base import content
 from s2llib.progress import progress, track
 
@@ -119,6 +121,15 @@ def test_a_notebook_is_executed_again_when_another_model_lies_in_a_folder_or_bri
         keys.add(run.notebook_key(notebook, lab))
     monkeypatch.setattr("s2llib.metrics.quality.no_brisque", lambda: "another reason")
     assert len(keys | {run.notebook_key(notebook, lab)}) == 3
+
+
+def test_a_notebook_is_executed_again_when_a_version_is_raised(tmp_path, monkeypatch):
+    notebook = tmp_path / "01.ipynb"
+    notebook.write_text('{"cells": []}')
+    lab = Lab.open("tiny", {}, root=tmp_path / "store")
+    before = run.notebook_key(notebook, lab)
+    monkeypatch.setattr(worlds, "PORTRAITS_VERSION", 99)
+    assert run.notebook_key(notebook, lab) != before
 
 
 def test_another_seed_gives_other_tables_and_a_lost_figure_is_made_again(finished):
@@ -336,15 +347,10 @@ def test_a_notebook_that_cannot_run_is_skipped_with_its_reason(finished):
 
 
 def test_every_code_version_is_part_of_a_notebooks_key():
-    from s2llib.run import code_versions
-
-    lines = [
-        line
-        for path in (ROOT / "s2llib").rglob("*.py")
-        for line in path.read_text().splitlines()
-        if re.match(r"[A-Z]*VERSION = ", line.replace("_", ""))
-    ]
-    assert len(code_versions()) == len(lines) > 8
+    lines = [line for path in (ROOT / "s2llib").rglob("*.py") for line in path.read_text().splitlines()]
+    constants = [line for line in lines if re.match(r"[A-Z]*VERSION = ", line.replace("_", ""))]
+    artifacts = [line for line in lines if line.startswith("@artifact(")]
+    assert len(code_versions()) == len(constants) + len(artifacts) > 8
 
 
 def test_help_needs_nothing_installed():

@@ -186,8 +186,13 @@ def check_trained_on(folder: Path, attacked: dict, people: str, mend: str) -> No
 
 def pixel_digest(person: Domain) -> str:
     """SHA-256 of the pixels of a person's members, whatever their files are."""
+    return _pixel_digest_of(person.splits[MEMBER].paths)
+
+
+@lru_cache(maxsize=1000)  # every variant of a lab asks
+def _pixel_digest_of(paths: tuple[Path, ...]) -> str:
     found = hashlib.sha256()
-    for path in person.splits[MEMBER].paths:
+    for path in paths:
         with open_image(path) as image:
             found.update(image.convert("RGB").tobytes())
     return found.hexdigest()
@@ -203,7 +208,7 @@ def check_drawn(folder: Path | None, people: list[Domain], mend: str) -> None:
             raise ParamsError(
                 f"The photographs of '{person.name}' come out here in other pixels than those that {folder} was trained on, as under"
                 " another Pillow or numpy or on another processor, so that its members would not be these; pip install -c constraints.txt"
-                f" -e ., or {mend}."
+                f" -e . and remove {person.splits[MEMBER].paths[0].parents[2]}, where they are kept, or {mend}."
             )
 
 

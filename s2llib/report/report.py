@@ -17,10 +17,6 @@ from s2llib.store import check_writable, digest, file_digest, write_atomic
 __all__ = ["Report"]
 
 
-# raised when a table or figure is drawn otherwise from the same results
-REPORT_VERSION = 4
-
-
 def _escaped(text: str) -> str:
     """Text for LaTeX, where %, & and _ mean something else."""
     return re.sub(r"([%&_#$])", r"\\\1", text)

@@ -7,7 +7,7 @@ from s2llib.attacks import last_timestep
 from s2llib.data.domain import MEMBER
 from s2llib.data.worlds import domain_names, load_domains
 from s2llib.lab import Lab, other_base, refuses
-from s2llib.models.base import content
+from s2llib.models.base import check_drawn, content
 from s2llib.models.fit import check_timesteps
 from s2llib.models.pipeline import base_folder
 from s2llib.params import resolved
@@ -16,10 +16,21 @@ from s2llib.studies.extraction import memorising_overrides
 
 __all__: list[str] = []
 
+# what to do about a model whose members are drawn in other pixels here
+WITHOUT = {
+    "base.path": "set retrain_base=true",
+    "ablations.scale": "leave it out of ablations.scale",
+    "extraction.base": "set extraction.base=null",
+    "zero_prior.path": "set zero_prior.path=null",
+}
+
 
 @refuses
 def check(lab: Lab) -> None:
-    """Every model that is not trained here is sound, predicts what it says, and knows all timesteps; raises ParamsError."""
+    """Every model that is not trained here is sound, predicts what it says, knows all timesteps, and was trained on what is drawn here.
+
+    Raises ParamsError.
+    """
     p = lab.params
     others = [("ablations.scale", other_base(path)) for path in p.ablations.scale]
     others += [("extraction.base", memorising_overrides(lab))] if p.extraction.base else []
@@ -37,4 +48,6 @@ def check(lab: Lab) -> None:
 def _try(lab: Lab, folder: Path, key: str) -> None:
     world = lab.params.world.model_copy(update={"domains": domain_names(lab.params.world)[:1]})
     (domain,) = load_domains(world, lab.store)
+    if world.kind != "folder":
+        check_drawn(folder, [domain], WITHOUT[key])
     made(lab, Soundness(Base(content(folder), folder), domain.splits[MEMBER][:2], domain.condition_prompt, f"{key}: {folder}"))
