@@ -15,6 +15,7 @@ import s2llib.metrics.clip as clip_module
 import s2llib.report.mixsyn as tables
 from s2llib import Lab
 from s2llib.artifact import key, made
+from s2llib.artifact import table as read
 from s2llib.compute.images import levels
 from s2llib.compute.images import photos as drawn
 from s2llib.compute.models import folder, training
@@ -36,7 +37,6 @@ from s2llib.report.mixsyn_claims import adaptive_claim, again_claim, auc_claim, 
 from s2llib.report.paper import MIXSYN, MIXSYN_CLEAN
 from s2llib.specs import Generated
 from s2llib.studies import mixsyn
-from s2llib.studies.cells import read
 from s2llib.studies.plan import attack_settings, fine_tuning_set, perturbed_set, scoring, sp_set, tuned
 from s2llib.studies.quality import the_judge
 

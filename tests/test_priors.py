@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 
 from s2llib import Lab
 from s2llib.artifact import key, made
+from s2llib.artifact import table as read
 from s2llib.attacks import ATTACKS
 from s2llib.compute.models import folder
 from s2llib.data.domain import Domain, Photos
@@ -22,7 +23,6 @@ from s2llib.params import SP, ParamsError, Recipe, ZeroPrior
 from s2llib.report.ablations import ablation_table
 from s2llib.report.priors import contrast_table, contrasts, printed_changes, transfer_paper, zero_table, zero_verdict
 from s2llib.studies import plan, priors, zero_prior
-from s2llib.studies.cells import read
 from s2llib.studies.priors import PLAIN, PUBLIC_ALONE, PUBLIC_FIRST
 
 ADA = Domain("ada abeck", {}, "")

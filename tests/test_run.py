@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from s2llib import Lab, ParamsError, run
+from s2llib import command as commands
 from s2llib.data import worlds
 from s2llib.kernel import Failure, check_kernel, check_notebook, execute
 from s2llib.lock import code_versions
@@ -74,7 +75,7 @@ def test_a_run_killed_at_random_times_gives_the_tables_of_one_that_was_not(finis
     rng, caught = random.Random(0), []
     command = [sys.executable, "-m", "s2llib.run", *FAST, "--only", "03"]
     often = environment(tmp_path) | {"S2L_CHECKPOINT_SECONDS": "0.25"}
-    for stage in ("base_vae", "base_unet", "finetune", "membership"):
+    for stage in ("base_vae", "base_unet", "tuned", "scores"):
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         process = subprocess.Popen(command, cwd=ROOT, env=often, start_new_session=True, **quiet)
         before = unfinished(tmp_path, stage)
@@ -119,7 +120,7 @@ def test_a_notebook_is_executed_again_when_another_model_lies_in_a_folder_or_bri
     for text in ("{}", "{ }"):
         (judge / "config.json").write_text(text)
         keys.add(run.notebook_key(notebook, lab))
-    monkeypatch.setattr("s2llib.metrics.quality.no_brisque", lambda: "another reason")
+    monkeypatch.setattr("s2llib.run.no_brisque", lambda: "another reason")
     assert len(keys | {run.notebook_key(notebook, lab)}) == 3
 
 
@@ -272,9 +273,9 @@ def test_a_notebook_that_no_profile_would_reach_is_refused(tmp_path, text, messa
 
 
 def test_a_package_without_its_notebooks_is_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "ROOT", tmp_path)
+    monkeypatch.setattr(commands, "ROOT", tmp_path)
     with pytest.raises(ParamsError, match=r"There are no notebooks in .*; call this from a checkout of the repository"):
-        run.selected(None, None)
+        commands.selected(None, None)
 
 
 # what a user types
@@ -300,13 +301,13 @@ def test_a_package_without_its_notebooks_is_one_sentence(tmp_path, monkeypatch):
     ],
 )
 def test_text_is_taken_as_it_is_typed_and_the_rest_as_yaml(pair, value):
-    assert list(run.overrides([pair]).values()) == [value]
+    assert list(commands.overrides([pair]).values()) == [value]
 
 
 @pytest.mark.parametrize("value", ["[a", "2024-13-45"])
 def test_what_is_no_yaml_is_one_sentence(value):
     with pytest.raises(ParamsError) as error:
-        run.overrides([f"finetune.methods={value}"])
+        commands.overrides([f"finetune.methods={value}"])
     assert str(error.value).endswith(f"{value!r} is not a YAML value; put text in quotes, such as --set \"finetune.methods='...'\".")
 
 

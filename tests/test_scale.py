@@ -217,7 +217,7 @@ def test_a_worker_without_the_library_is_one_sentence(lab, monkeypatch, tmp_path
         finally:
             worker.kill()
             worker.wait()
-            scale._client(address, "auto", None).close()
+            scale._client(address, lab.params.device, lab.params.hardware.workers).close()
             scale._client.cache_clear()
 
 
