@@ -12,6 +12,7 @@ from s2llib.models.fit import check_timesteps
 from s2llib.models.pipeline import base_folder
 from s2llib.params import resolved
 from s2llib.specs import Base, Soundness
+from s2llib.studies import ablations, zero_prior  # noqa: F401  whose checks come first: what is there is a model of the kind and of this world
 from s2llib.studies.extraction import memorising_overrides
 
 __all__: list[str] = []
